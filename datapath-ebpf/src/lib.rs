@@ -1,0 +1,2 @@
+//! Datapath.
+#![cfg_attr(target_arch = "bpf", no_std)]

@@ -1,0 +1,12 @@
+//! Margay in userspace: from the state of a cluster to the content of the BPF maps, in one direction.
+//!
+//! ```text
+//! source ──► model ──► plan ──► apply ──► BPF maps ──► programs
+//! ```
+//!
+//! `source`, `model` and `plan` are functions of values; netlink ([`host`]), bpf(2) ([`datapath`]) and files
+//! ([`state`]) stand at the ends. The loop that turns is [`agent`].
+
+pub mod names;
+pub mod plan;
+pub mod problem;

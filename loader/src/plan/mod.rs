@@ -1,0 +1,152 @@
+//! What every map, device, route, sysctl and attachment of this node should be, as one value.
+//!
+//! In: the model (the cluster), a [`HostView`] (what the kernel has) and [`Options`]. Out: a [`Plan`]. Never: a system
+//! call, a clock, an order that matters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_maps::{Addr, Config, Endpoint, Features, Mac, Node, PrefixKey, Route};
+use serde::Serialize;
+
+use crate::problem::Problem;
+
+/// What the operator chose, and what this kernel can do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `metadata.name` of this node's Node object.
+    pub node_name: String,
+    /// Uplinks by name; empty: found by themselves, from the node's address and the routes to the other nodes.
+    pub uplinks: Vec<String>,
+    /// The VXLAN network identifier.
+    pub vni: u32,
+    /// The UDP port of VXLAN.
+    pub port: u16,
+    /// What the programs do by hand.
+    pub features: Features,
+}
+
+/// What the kernel has, as far as the plan depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostView {
+    /// Interfaces by index.
+    pub interfaces: BTreeMap<u32, Interface>,
+    /// The node's own addresses with their interfaces' indices.
+    pub addresses: BTreeSet<(IpAddr, u32)>,
+    /// Unicast routes of the main table that are not Margay's: where other machines are.
+    pub fib: Vec<FibRoute>,
+}
+
+/// An interface of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its own MAC.
+    pub mac: Mac,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Of a veth: the MAC of its other end. `None` where that cannot be read.
+    pub peer_mac: Option<Mac>,
+}
+
+/// A route of the kernel's main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FibRoute {
+    /// The destination.
+    pub dst: IpNet,
+    /// The interface it leaves by.
+    pub ifindex: u32,
+    /// Its metric; lower wins among equal prefixes.
+    pub metric: u32,
+}
+
+/// All that should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The whole content of the map `endpoints`.
+    pub endpoints: BTreeMap<Addr, Endpoint>,
+    /// The whole content of the map `routes`.
+    pub routes: BTreeMap<PrefixKey, Route>,
+    /// The whole content of the map `nodes`.
+    pub nodes: BTreeMap<Addr, Node>,
+    /// The value of the map `config`.
+    pub config: Config,
+    /// The overlay device. `None` while the node's own address is unknown.
+    pub overlay: Option<OverlayDevice>,
+    /// All routes of the host's stack that are Margay's.
+    pub host_routes: BTreeSet<HostRoute>,
+    /// Files below `/proc/sys` and what they should say.
+    pub sysctls: BTreeMap<String, String>,
+    /// Which programs belong on which interfaces.
+    pub attachments: BTreeSet<Attachment>,
+    /// What could not be planned for.
+    pub problems: Vec<Problem>,
+}
+
+/// How the overlay device `vxlan.calico` should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverlayDevice {
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its MTU, in bytes: the uplink's less the headers.
+    pub mtu: u32,
+    /// The UDP port it listens on.
+    pub port: u16,
+    /// The one address that it should have, if any (Calico's tunnel address).
+    pub address: Option<IpAddr>,
+}
+
+/// A route of the host's stack.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostRoute {
+    /// The destination.
+    pub dst: IpNet,
+    /// Where to.
+    pub target: RouteTarget,
+}
+
+/// Where a route of the host's stack leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteTarget {
+    /// Out by a device, scope link, with this preferred source address.
+    Device {
+        /// Its index.
+        ifindex: u32,
+        /// The source that the host's own packets get.
+        source: Option<IpAddr>,
+    },
+    /// Out by the overlay device, whatever index it has by then; otherwise like `Device`.
+    Overlay {
+        /// The source that the host's own packets get.
+        source: Option<IpAddr>,
+    },
+    /// Nowhere: drop.
+    Blackhole,
+}
+
+/// Which of the node's interfaces a set of programs is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A pod's: `from_workload`, `to_workload`.
+    Workload,
+    /// The overlay device: `from_overlay`, `to_overlay`.
+    Overlay,
+    /// To other machines: `from_uplink`.
+    Uplink,
+}
+
+/// An interface that should have its programs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment {
+    /// The interface's index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Which programs.
+    pub role: Role,
+}

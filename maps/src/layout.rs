@@ -1,0 +1,173 @@
+//! Which maps there are, and a hash of all that the two sides must agree on.
+//!
+//! Each map has a hash of its own, so that an upgrade keeps the maps whose layout it still shares with the running
+//! one; [`LAYOUT`], over all of them, names the directory of pins.
+
+use crate::{
+    addr::{Addr, Mac, PrefixKey},
+    config::{CONFIG_SLOTS, Config, Features},
+    counters::{Counter, Hook, Outcome, TRAFFIC_SLOTS},
+    drops::DROP_SLOTS,
+    endpoint::{Endpoint, EndpointKind},
+    node::Node,
+    route::{Route, RouteKind},
+};
+
+/// The type of a map (`enum bpf_map_type`, include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`, preallocated.
+    Hash,
+    /// `BPF_MAP_TYPE_LPM_TRIE`.
+    LpmTrie,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArray,
+}
+
+/// What both sides agree on for one map.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSpec {
+    /// The name in the object, in `bpftool map` (cut to 15 bytes) and of its pin.
+    pub name: &'static str,
+    /// The map's type.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value (on one CPU).
+    pub value_size: u32,
+    /// How many entries it can hold.
+    pub max_entries: u32,
+    /// The fields and variants of key, value and what they contain, in words; part of the hash.
+    pub fields: &'static [&'static str],
+    /// What it is for, in one line.
+    pub purpose: &'static str,
+}
+
+/// How many local addresses a node can have: 4,096 pods of one family.
+pub const MAX_ENDPOINTS: u32 = 4_096;
+/// How many prefixes: blocks of all nodes, their own addresses, and single addresses outside their node's blocks.
+pub const MAX_ROUTES: u32 = 131_072;
+/// How many other nodes.
+pub const MAX_NODES: u32 = 16_384;
+
+/// Address to pod or host, on this node. Key [`Addr`], value [`Endpoint`].
+pub const ENDPOINTS: MapSpec = MapSpec {
+    name: "endpoints",
+    kind: MapKind::Hash,
+    key_size: size_of::<Addr>() as u32,
+    value_size: size_of::<Endpoint>() as u32,
+    max_entries: MAX_ENDPOINTS,
+    fields: &[Addr::FIELDS, Endpoint::FIELDS, EndpointKind::FIELDS, Mac::FIELDS],
+    purpose: "addresses of this node's pods and of the node itself",
+};
+
+/// Prefix to node. Key [`PrefixKey`], value [`Route`].
+pub const ROUTES: MapSpec = MapSpec {
+    name: "routes",
+    kind: MapKind::LpmTrie,
+    key_size: size_of::<PrefixKey>() as u32,
+    value_size: size_of::<Route>() as u32,
+    max_entries: MAX_ROUTES,
+    fields: &[PrefixKey::FIELDS, Addr::FIELDS, Route::FIELDS, RouteKind::FIELDS, Mac::FIELDS],
+    purpose: "which node has which block of addresses",
+};
+
+/// Other nodes by their address. Key [`Addr`], value [`Node`].
+pub const NODES: MapSpec = MapSpec {
+    name: "nodes",
+    kind: MapKind::Hash,
+    key_size: size_of::<Addr>() as u32,
+    value_size: size_of::<Node>() as u32,
+    max_entries: MAX_NODES,
+    fields: &[Addr::FIELDS, Node::FIELDS, Mac::FIELDS],
+    purpose: "nodes whose VXLAN packets are accepted",
+};
+
+/// The node's own data. Key index 0, value [`Config`].
+pub const CONFIG: MapSpec = MapSpec {
+    name: "config",
+    kind: MapKind::Array,
+    key_size: 4,
+    value_size: size_of::<Config>() as u32,
+    max_entries: CONFIG_SLOTS,
+    fields: &[Config::FIELDS, Addr::FIELDS, Features::FIELDS, Mac::FIELDS],
+    purpose: "what the programs know about their own node",
+};
+
+/// Packets and bytes by hook and outcome. Key [`crate::counters::traffic_slot`], value [`Counter`].
+pub const TRAFFIC: MapSpec = MapSpec {
+    name: "traffic",
+    kind: MapKind::PerCpuArray,
+    key_size: 4,
+    value_size: size_of::<Counter>() as u32,
+    max_entries: TRAFFIC_SLOTS,
+    fields: &[Hook::FIELDS, Outcome::FIELDS, Counter::FIELDS],
+    purpose: "packets and bytes by hook and outcome",
+};
+
+/// Packets and bytes by reason. Key [`crate::DropReason`], value [`Counter`].
+pub const DROPS: MapSpec = MapSpec {
+    name: "drops",
+    kind: MapKind::PerCpuArray,
+    key_size: 4,
+    value_size: size_of::<Counter>() as u32,
+    max_entries: DROP_SLOTS,
+    fields: &[Counter::FIELDS],
+    purpose: "dropped packets and bytes by reason",
+};
+
+/// Every map, in the order in which they are documented and listed.
+pub const MAPS: [MapSpec; 6] = [ENDPOINTS, ROUTES, NODES, CONFIG, TRAFFIC, DROPS];
+
+/// The hash of everything in [`MAPS`]: FNV-1a, 32 bits (a directory's name, not a secret).
+pub const LAYOUT: u32 = {
+    let mut hash = FNV_OFFSET;
+    let mut i = 0;
+    while i < MAPS.len() {
+        hash = MAPS[i].layout_from(hash);
+        i += 1;
+    }
+    hash
+};
+
+/// FNV-1a's offset basis and prime for 32 bits (draft-eastlake-fnv, section 5).
+const FNV_OFFSET: u32 = 0x811c_9dc5;
+const FNV_PRIME: u32 = 0x0100_0193;
+
+/// `hash` continued over `bytes`.
+const fn fnv(mut hash: u32, bytes: &[u8]) -> u32 {
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u32).wrapping_mul(FNV_PRIME);
+        i += 1;
+    }
+    hash
+}
+
+// === impl MapSpec ===
+
+impl MapSpec {
+    /// The hash of this map alone: equal hashes, interchangeable maps.
+    pub const fn layout(&self) -> u32 {
+        self.layout_from(FNV_OFFSET)
+    }
+
+    const fn layout_from(&self, hash: u32) -> u32 {
+        // `purpose` is for readers and stays out.
+        let Self { name, kind, key_size, value_size, max_entries, fields, purpose: _ } = self;
+        let hash = fnv(hash, name.as_bytes());
+        let hash = fnv(hash, &[*kind as u8]);
+        let hash = fnv(hash, &key_size.to_le_bytes());
+        let hash = fnv(hash, &value_size.to_le_bytes());
+        let hash = fnv(hash, &max_entries.to_le_bytes());
+        let mut i = 0;
+        let mut hash = hash;
+        while i < fields.len() {
+            hash = fnv(hash, fields[i].as_bytes());
+            i += 1;
+        }
+        hash
+    }
+}

@@ -1,0 +1,334 @@
+//! Typed handles of the pinned maps: values in, values out. A map is compared with the contract when it is opened,
+//! and every value that is read is checked before it is believed.
+
+use std::{
+    fs, io,
+    marker::PhantomData,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
+
+use super::sys;
+use crate::{
+    addr::{Addr, PrefixKey},
+    config::Config,
+    counters::{Counter, Hook, Outcome, traffic_slot},
+    drops::DropReason,
+    endpoint::Endpoint,
+    layout::{self, MapKind, MapSpec},
+    node::Node,
+    route::Route,
+};
+
+/// A map could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum HandleError {
+    /// The pin is missing or may not be opened.
+    #[error("opening the map {name}: {source}")]
+    Open {
+        /// The map.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What is pinned there is not what this build expects.
+    #[error("the pinned map {name} is not the one that this build uses: {what} is {found}, expected {expected}")]
+    Mismatch {
+        /// The map.
+        name: &'static str,
+        /// What differs.
+        what: &'static str,
+        /// In the kernel.
+        found: u32,
+        /// In the contract.
+        expected: u32,
+    },
+    /// The map is full.
+    #[error("the map {name} is full: all of its {max_entries} entries are in use")]
+    Full {
+        /// The map.
+        name: &'static str,
+        /// What it can hold.
+        max_entries: u32,
+    },
+    /// A look-up, update or deletion failed.
+    #[error("{doing} the map {name}: {source}")]
+    Access {
+        /// `reading` or `writing`.
+        doing: &'static str,
+        /// The map.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An entry holds bytes that are no value of its type.
+    #[error("the map {name} holds an entry that is no value of its type: something else wrote to it")]
+    Garbled {
+        /// The map.
+        name: &'static str,
+    },
+}
+
+/// What may be a key or value: no padding, plain bytes, checked when read.
+pub trait Plain: TryFromBytes + IntoBytes + Immutable + KnownLayout + Copy {}
+impl<T: TryFromBytes + IntoBytes + Immutable + KnownLayout + Copy> Plain for T {}
+
+/// `enum bpf_map_type` (include/uapi/linux/bpf.h).
+const fn kernel_type(kind: MapKind) -> u32 {
+    match kind {
+        MapKind::Hash => 1,
+        MapKind::Array => 2,
+        MapKind::PerCpuArray => 6,
+        MapKind::LpmTrie => 11,
+    }
+}
+
+/// Compares what is behind `fd` with the contract.
+///
+/// # Errors
+/// [`HandleError::Mismatch`] names the first difference.
+pub fn check(fd: &OwnedFd, spec: &MapSpec) -> Result<sys::MapFacts, HandleError> {
+    let name = spec.name;
+    let facts = sys::map_facts(fd.as_fd()).map_err(|source| HandleError::Open { name, source })?;
+    let differs = [
+        ("its type", facts.map_type, kernel_type(spec.kind)),
+        ("its key size", facts.key_size, spec.key_size),
+        ("its value size", facts.value_size, spec.value_size),
+        ("its capacity", facts.max_entries, spec.max_entries),
+    ];
+    match differs.into_iter().find(|(_, found, expected)| found != expected) {
+        Some((what, found, expected)) => Err(HandleError::Mismatch { name, what, found, expected }),
+        None => Ok(facts),
+    }
+}
+
+/// A hash, trie or array of `K` to `V`.
+#[derive(Debug)]
+pub struct MapHandle<K, V> {
+    fd: OwnedFd,
+    spec: &'static MapSpec,
+    _types: PhantomData<(K, V)>,
+}
+
+// === impl MapHandle ===
+
+impl<K: Plain, V: Plain> MapHandle<K, V> {
+    fn new(fd: OwnedFd, spec: &'static MapSpec) -> Result<Self, HandleError> {
+        // The sizes that every `unsafe` below relies on.
+        assert_eq!((size_of::<K>(), size_of::<V>()), (spec.key_size as usize, spec.value_size as usize));
+        check(&fd, spec)?;
+        Ok(Self { fd, spec, _types: PhantomData })
+    }
+
+    /// Which map this is.
+    pub fn spec(&self) -> &'static MapSpec {
+        self.spec
+    }
+
+    /// The entry's value, if there is one.
+    ///
+    /// # Errors
+    /// Reading failed, or the entry is garbled.
+    pub fn get(&self, key: &K) -> Result<Option<V>, HandleError> {
+        let mut value = vec![0_u8; size_of::<V>()];
+        // SAFETY: key and value have the map's sizes, which `new` has compared.
+        let found = unsafe { sys::lookup(self.fd.as_fd(), key.as_bytes(), &mut value) };
+        match found.map_err(|source| self.access("reading", source))? {
+            true => self.decode::<V>(&value).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// All entries, each as it was when it was visited. One that is deleted during the walk restarts it, so entries
+    /// are collected in a way that none comes twice.
+    ///
+    /// # Errors
+    /// Reading failed, or an entry is garbled.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, HandleError> {
+        let mut entries = Vec::new();
+        for key in self.keys()? {
+            if let Some(value) = self.get(&key)? {
+                entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// All keys.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn keys(&self) -> Result<Vec<K>, HandleError> {
+        let mut seen = std::collections::HashSet::new();
+        let mut keys = Vec::new();
+        let mut current: Option<Vec<u8>> = None;
+        loop {
+            let mut next = vec![0_u8; size_of::<K>()];
+            // SAFETY: both have the size of the map's keys, which `new` has compared.
+            let more = unsafe { sys::next_key(self.fd.as_fd(), current.as_deref(), &mut next) };
+            if !more.map_err(|source| self.access("reading", source))? {
+                return Ok(keys);
+            }
+            if seen.insert(next.clone()) {
+                keys.push(self.decode::<K>(&next)?);
+            }
+            // Whoever keeps adding and removing under us cannot keep us here for ever.
+            if seen.len() > 2 * self.spec.max_entries as usize {
+                return Ok(keys);
+            }
+            current = Some(next);
+        }
+    }
+
+    /// Writes one entry, new or not.
+    ///
+    /// # Errors
+    /// The map is full, or the kernel refused.
+    pub fn insert(&self, key: &K, value: &V) -> Result<(), HandleError> {
+        // SAFETY: key and value have the map's sizes, which `new` has compared.
+        let done = unsafe { sys::update(self.fd.as_fd(), key.as_bytes(), value.as_bytes()) };
+        done.map_err(|source| match source.raw_os_error() {
+            // A hash says E2BIG (kernel/bpf/hashtab.c), a trie ENOSPC (kernel/bpf/lpm_trie.c).
+            Some(libc::E2BIG | libc::ENOSPC) => {
+                HandleError::Full { name: self.spec.name, max_entries: self.spec.max_entries }
+            }
+            _ => self.access("writing", source),
+        })
+    }
+
+    /// Removes one entry; one that is not there is no error.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&self, key: &K) -> Result<(), HandleError> {
+        // SAFETY: the key has the map's size, which `new` has compared.
+        let done = unsafe { sys::delete(self.fd.as_fd(), key.as_bytes()) };
+        done.map(drop).map_err(|source| self.access("writing", source))
+    }
+
+    fn decode<T: Plain>(&self, bytes: &[u8]) -> Result<T, HandleError> {
+        T::try_read_from_bytes(bytes).map_err(|_invalid| HandleError::Garbled { name: self.spec.name })
+    }
+
+    fn access(&self, doing: &'static str, source: io::Error) -> HandleError {
+        HandleError::Access { doing, name: self.spec.name, source }
+    }
+}
+
+/// A per-CPU array of counters.
+#[derive(Debug)]
+pub struct PerCpuHandle {
+    fd: OwnedFd,
+    spec: &'static MapSpec,
+    cpus: usize,
+}
+
+// === impl PerCpuHandle ===
+
+impl PerCpuHandle {
+    fn new(fd: OwnedFd, spec: &'static MapSpec) -> Result<Self, HandleError> {
+        assert_eq!(size_of::<Counter>(), spec.value_size as usize);
+        check(&fd, spec)?;
+        let cpus = possible_cpus().map_err(|source| HandleError::Open { name: spec.name, source })?;
+        Ok(Self { fd, spec, cpus })
+    }
+
+    /// The sum over all CPUs.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn sum(&self, slot: u32) -> Result<Counter, HandleError> {
+        // Each CPU's value is rounded up to 8 bytes; a counter has 16 already.
+        let mut values = vec![Counter::default(); self.cpus];
+        // SAFETY: the key is a u32, as `new` has compared; there is a value for every possible CPU.
+        unsafe { sys::lookup(self.fd.as_fd(), slot.as_bytes(), values.as_mut_bytes()) }
+            .map_err(|source| HandleError::Access { doing: "reading", name: self.spec.name, source })?;
+        Ok(values.iter().fold(Counter::default(), |sum, Counter { packets, bytes }| Counter {
+            packets: sum.packets.wrapping_add(*packets),
+            bytes: sum.bytes.wrapping_add(*bytes),
+        }))
+    }
+}
+
+/// How many CPUs the kernel keeps a value for.
+fn possible_cpus() -> io::Result<usize> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    // `0-3` or `0,2-3`: the last number counts.
+    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
+    last.map(|n| n + 1).ok_or_else(|| io::Error::other(format!("/sys/devices/system/cpu/possible says {text:?}")))
+}
+
+/// All maps of one datapath.
+#[derive(Debug)]
+pub struct Maps {
+    /// See [`layout::ENDPOINTS`].
+    pub endpoints: MapHandle<Addr, Endpoint>,
+    /// See [`layout::ROUTES`].
+    pub routes: MapHandle<PrefixKey, Route>,
+    /// See [`layout::NODES`].
+    pub nodes: MapHandle<Addr, Node>,
+    /// See [`layout::CONFIG`].
+    pub config: MapHandle<u32, Config>,
+    traffic: PerCpuHandle,
+    drops: PerCpuHandle,
+}
+
+// === impl Maps ===
+
+impl Maps {
+    /// Opens all maps that are pinned in `dir`.
+    ///
+    /// # Errors
+    /// One is missing or is not the contract's.
+    pub fn open(dir: &Path) -> Result<Self, HandleError> {
+        Self::from_fds(|spec| {
+            sys::open_pin(&dir.join(spec.name)).map_err(|source| HandleError::Open { name: spec.name, source })
+        })
+    }
+
+    /// From descriptors that `fd_of` finds.
+    ///
+    /// # Errors
+    /// `fd_of` failed, or a map is not the contract's.
+    pub fn from_fds(fd_of: impl Fn(&'static MapSpec) -> Result<OwnedFd, HandleError>) -> Result<Self, HandleError> {
+        Ok(Self {
+            endpoints: MapHandle::new(fd_of(&layout::ENDPOINTS)?, &layout::ENDPOINTS)?,
+            routes: MapHandle::new(fd_of(&layout::ROUTES)?, &layout::ROUTES)?,
+            nodes: MapHandle::new(fd_of(&layout::NODES)?, &layout::NODES)?,
+            config: MapHandle::new(fd_of(&layout::CONFIG)?, &layout::CONFIG)?,
+            traffic: PerCpuHandle::new(fd_of(&layout::TRAFFIC)?, &layout::TRAFFIC)?,
+            drops: PerCpuHandle::new(fd_of(&layout::DROPS)?, &layout::DROPS)?,
+        })
+    }
+
+    /// What passed a hook and became of it.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn traffic(&self, hook: Hook, outcome: Outcome) -> Result<Counter, HandleError> {
+        self.traffic.sum(traffic_slot(hook, outcome))
+    }
+
+    /// What was dropped for this reason.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn drops(&self, reason: DropReason) -> Result<Counter, HandleError> {
+        self.drops.sum(reason as u32)
+    }
+
+    /// How many entries of a map are in use; `None` for arrays, which are always full.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn used(&self, spec: &MapSpec) -> Result<Option<usize>, HandleError> {
+        Ok(match spec.name {
+            n if n == layout::ENDPOINTS.name => Some(self.endpoints.keys()?.len()),
+            n if n == layout::ROUTES.name => Some(self.routes.keys()?.len()),
+            n if n == layout::NODES.name => Some(self.nodes.keys()?.len()),
+            _ => None,
+        })
+    }
+}
