@@ -52,13 +52,13 @@ drop_reasons! {
     ArpForOwnAddress = 5, "arp_for_own_address";
     /// An ARP packet of a pod names a sender address that is not the pod's.
     ArpSpoofed = 6, "arp_spoofed";
-    /// The packet ends inside its IPv4 header, or before the length that the header gives.
+    /// The packet ends inside its IPv4 header.
     TruncatedIp = 7, "truncated_ip";
     /// The IPv4 header contradicts itself: version, header length or total length.
     MalformedIp = 8, "malformed_ip";
     /// A pod sent from an address that is not its own.
     SpoofedSource = 9, "spoofed_source";
-    /// Multicast or broadcast: there is no group routing between pods.
+    /// The destination is multicast, broadcast, loopback or unspecified: no router forwards that.
     NotUnicast = 10, "not_unicast";
     /// A pod sent VXLAN of its own to a node; it could forge other pods' packets.
     OverlayFromWorkload = 11, "overlay_from_workload";
@@ -74,8 +74,8 @@ drop_reasons! {
     RewriteFailed = 16, "rewrite_failed";
     /// VXLAN from an address that is no node of the cluster.
     UnknownNode = 17, "unknown_node";
-    /// VXLAN whose inner packet is cut short or is no Ethernet frame.
-    TruncatedOverlay = 18, "truncated_overlay";
+    /// The packet is shorter than the total length that its IPv4 header gives.
+    ShortIp = 18, "short_ip";
     /// The overlay device handed up a packet without its tunnel's data, or one of another network identifier.
     NoTunnelKey = 19, "no_tunnel_key";
     /// The host's stack sent to the overlay device a packet for an address that no other node has.
@@ -84,6 +84,8 @@ drop_reasons! {
     TunnelKeyFailed = 21, "tunnel_key_failed";
     /// A node sent over the overlay a packet for an address that a third node has: passing it on could make a loop.
     NotForThisNode = 22, "not_for_this_node";
+    /// A pod's packet to a node or to the world ends inside its UDP header.
+    TruncatedUdp = 23, "truncated_udp";
 }
 
 /// How many entries `drops` has: with room, so that a new reason does not change the layout.

@@ -1,0 +1,287 @@
+//! One function for each hook: from the packet to the verdict, in the order in which it is judged.
+
+use aya_ebpf::{
+    bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key},
+    helpers::{bpf_redirect_peer, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key},
+    programs::TcContext,
+};
+use margay_maps::{Addr, Config, DropReason, Endpoint, EndpointKind, Features, Hook, Mac, Outcome, Route, RouteKind};
+use network_types::eth::EthHdr;
+
+use crate::{
+    arp,
+    count::{Verdict, finish},
+    encap::{self, ECN_CE, OVERHEAD, Outer, VXLAN_VNI_VALID},
+    ipv4::{ETHER_IPV4, Ipv4, Payload, UDP, ethernet},
+    lookup::{config, endpoint, is_node, is_own, route},
+    packet::Packet,
+};
+
+/// Where the IP header stands in a frame without tags.
+const IP: usize = EthHdr::LEN;
+
+/// `struct bpf_tunnel_key` as it was in 4.14, 28 bytes: every kernel since takes this much, older ones no more
+/// (net/core/filter.c, `bpf_skb_set_tunnel_key`).
+const TUNNEL_KEY_SIZE: u32 = 28;
+
+/// The time to live of what the overlay device sends, as for what we encapsulate ourselves.
+const TUNNEL_TTL: u8 = 64;
+
+/// A pod sends.
+#[inline(always)]
+pub fn from_workload(ctx: TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    let bytes = packet.bytes();
+    finish(Hook::FromWorkload, bytes, try_from_workload(&mut packet))
+}
+
+#[inline(always)]
+fn try_from_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    if ethernet(packet)? == Payload::Arp {
+        return arp::from_workload(packet);
+    }
+    let ip = Ipv4::parse(packet, IP)?;
+    if !is_own(&ip.src, packet.ifindex()) {
+        return Err(DropReason::SpoofedSource);
+    }
+    if !ip.has_forwardable_dst() {
+        return Err(DropReason::NotUnicast);
+    }
+    if let Some(local) = endpoint(&ip.dst) {
+        return match local.kind {
+            EndpointKind::Workload => deliver(packet, &ip, local),
+            EndpointKind::Host => to_host(packet, &ip),
+        };
+    }
+    match route(&ip.dst) {
+        Some(Route { kind: RouteKind::Local, .. }) => Err(DropReason::NoEndpoint),
+        Some(remote) => to_node(packet, &ip, remote),
+        None => to_host(packet, &ip),
+    }
+}
+
+/// To a pod here: past the host's stack, straight into its namespace.
+#[inline(always)]
+fn deliver(packet: &mut Packet, ip: &Ipv4, to: &Endpoint) -> Result<Verdict, DropReason> {
+    if !ip.is_plain() || to.mac.is_zero() {
+        return Ok(Verdict::PASS);
+    }
+    Ipv4::decrement_ttl(packet, IP)?;
+    put_into_pod(packet, to)
+}
+
+/// Addresses the frame to the pod and hands it over.
+#[inline(always)]
+fn put_into_pod(packet: &mut Packet, to: &Endpoint) -> Result<Verdict, DropReason> {
+    let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
+    eth.dst_addr = to.mac.bytes;
+    eth.src_addr = Mac::GATEWAY.bytes;
+    eth.ether_type = ETHER_IPV4;
+    // SAFETY: a plain call.
+    Ok(Verdict::redirect(Outcome::Delivered, unsafe { bpf_redirect_peer(to.ifindex, 0) }))
+}
+
+/// To the node itself, or to the world through the host's stack.
+#[inline(always)]
+fn to_host(packet: &mut Packet, ip: &Ipv4) -> Result<Verdict, DropReason> {
+    refuse_overlay(packet, ip)?;
+    Ok(Verdict::PASS)
+}
+
+/// To a pod of another node, or to that node itself.
+#[inline(always)]
+fn to_node(packet: &mut Packet, ip: &Ipv4, route: &Route) -> Result<Verdict, DropReason> {
+    if ip.dst == route.node {
+        refuse_overlay(packet, ip)?;
+    }
+    let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
+    if !ip.is_plain() || !encap::fits(packet, ip, config.overlay_mtu) {
+        return Ok(Verdict::PASS);
+    }
+    encap::send(packet, ip, route, config)
+}
+
+/// The node's data, once the agent has written it.
+#[inline(always)]
+fn configured() -> Option<&'static Config> {
+    config().filter(|c| c.overlay_ifindex != 0)
+}
+
+/// A pod that may send VXLAN to nodes could forge any pod's packets once its own source address has been
+/// masqueraded. Calico refuses it too (`allowVXLANPacketsFromWorkloads`).
+#[inline(always)]
+fn refuse_overlay(packet: &Packet, ip: &Ipv4) -> Result<(), DropReason> {
+    if ip.proto != UDP || ip.is_later_fragment() {
+        return Ok(());
+    }
+    let Some(port) = ip.dst_port(packet, IP) else { return Err(DropReason::TruncatedUdp) };
+    match config() {
+        Some(config) if port == u16::from_be_bytes(config.port_be) => Err(DropReason::OverlayFromWorkload),
+        _ => Ok(()),
+    }
+}
+
+/// The host's stack sends to a pod.
+#[inline(always)]
+pub fn to_workload(ctx: TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    let bytes = packet.bytes();
+    finish(Hook::ToWorkload, bytes, ethernet(&mut packet).map(|_known| Verdict::PASS))
+}
+
+/// The kernel has taken a VXLAN header off: what `from_uplink` left to it.
+#[inline(always)]
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    let bytes = packet.bytes();
+    finish(Hook::FromOverlay, bytes, try_from_overlay(&mut packet))
+}
+
+#[inline(always)]
+fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
+    // SAFETY: plain integers, for which zero is valid.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    // SAFETY: `key` is longer than the size given.
+    if unsafe { bpf_skb_get_tunnel_key(packet.skb(), &raw mut key, TUNNEL_KEY_SIZE, 0) } != 0
+        || key.tunnel_id != config.vni
+    {
+        return Err(DropReason::NoTunnelKey);
+    }
+    // SAFETY: every variant of the union is plain integers. The helper gives host byte order.
+    let remote = Addr::from_v4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes());
+    believe(&remote)?;
+    if ethernet(packet)? == Payload::Arp {
+        return Ok(Verdict::PASS);
+    }
+    let ip = Ipv4::parse(packet, IP)?;
+    if let Some(local) = endpoint(&ip.dst) {
+        return match local.kind {
+            EndpointKind::Workload => deliver(packet, &ip, local),
+            EndpointKind::Host => Ok(Verdict::PASS),
+        };
+    }
+    match route(&ip.dst) {
+        Some(Route { kind: RouteKind::Remote, .. }) => Err(DropReason::NotForThisNode),
+        Some(Route { kind: RouteKind::Local, .. }) => Err(DropReason::NoEndpoint),
+        None => Ok(Verdict::PASS),
+    }
+}
+
+/// Overlay packets are believed only when they come from a node of the cluster.
+#[inline(always)]
+fn believe(sender: &Addr) -> Result<(), DropReason> {
+    if is_node(sender) { Ok(()) } else { Err(DropReason::UnknownNode) }
+}
+
+/// The host's stack sends to another node's pod: tell the overlay device where that is.
+#[inline(always)]
+pub fn to_overlay(ctx: TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    let bytes = packet.bytes();
+    finish(Hook::ToOverlay, bytes, try_to_overlay(&mut packet))
+}
+
+#[inline(always)]
+fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
+    if ethernet(packet)? == Payload::Arp {
+        // The device has no use for it: every neighbour is reached by the route alone.
+        return Err(DropReason::NoRemoteNode);
+    }
+    let ip = Ipv4::parse(packet, IP)?;
+    let to = match route(&ip.dst) {
+        Some(to) if to.kind == RouteKind::Remote => to,
+        _ => return Err(DropReason::NoRemoteNode),
+    };
+    let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
+    eth.dst_addr = to.mac.bytes;
+    eth.src_addr = config.mac.bytes;
+
+    // SAFETY: plain integers, for which zero is valid.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = config.vni;
+    key.tunnel_ttl = TUNNEL_TTL;
+    // The helper wants host byte order.
+    key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(to.node.v4());
+    // SAFETY: `key` is longer than the size given.
+    let done =
+        unsafe { bpf_skb_set_tunnel_key(packet.skb(), &raw mut key, TUNNEL_KEY_SIZE, BPF_F_ZERO_CSUM_TX as u64) };
+    if done != 0 {
+        return Err(DropReason::TunnelKeyFailed);
+    }
+    Ok(Verdict { outcome: Outcome::Encapsulated, ..Verdict::PASS })
+}
+
+/// Another machine sends.
+#[inline(always)]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    let bytes = packet.bytes();
+    finish(Hook::FromUplink, bytes, try_from_uplink(&mut packet))
+}
+
+#[inline(always)]
+fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    let Some(config) = configured() else { return Ok(Verdict::PASS) };
+    let Some(outer) = read_overlay(packet, config) else { return Ok(Verdict::PASS) };
+    believe(&outer.sender)?;
+    if !config.features.has(Features::OWN_DECAP) || !outer.is_plain {
+        return Ok(Verdict::PASS);
+    }
+    let ip = Ipv4::parse(packet, IP + OVERHEAD as usize)?;
+    // What is for the node itself, is no plain packet or has nobody here goes the long way: the overlay device takes
+    // the header off, `from_overlay` judges, the host's stack answers.
+    let to = match endpoint(&ip.dst) {
+        Some(to) if to.kind == EndpointKind::Workload && !to.mac.is_zero() && ip.is_plain() => to,
+        _ => return Ok(Verdict::PASS),
+    };
+    Ipv4::decrement_ttl(packet, IP + OVERHEAD as usize)?;
+    packet.shrink(OVERHEAD)?;
+    put_into_pod(packet, to)
+}
+
+/// What counts of an overlay packet's outer header.
+struct Overlay {
+    /// The outer source.
+    sender: Addr,
+    /// Whether we can take it off: a plain IPv4 packet inside, sent to our overlay MAC, no congestion mark that would
+    /// have to be carried inwards (RFC 6040, section 4.2).
+    is_plain: bool,
+}
+
+/// The outer header, if this is an overlay packet to this node. Everything else on the uplink is none of ours.
+#[inline(always)]
+fn read_overlay(packet: &mut Packet, config: &Config) -> Option<Overlay> {
+    if packet.has_vlan() || !packet.pull(size_of::<Outer>()) {
+        return None;
+    }
+    let outer = packet.at::<Outer>(0)?;
+    let (eth, ip, udp, vxlan, inner) = (outer.eth, outer.ip, outer.udp, outer.vxlan, outer.inner_eth);
+    // No options, no fragment: those the kernel puts together first.
+    if eth.ether_type != ETHER_IPV4
+        || ip.vihl != 0x45
+        || ip.proto != UDP
+        || u16::from_be_bytes(ip.frags) & 0x3fff != 0
+        || udp.dst != config.port_be
+        || ip.dst_addr != config.node.v4()
+    {
+        return None;
+    }
+    let [_, a, b, c] = config.vni.to_be_bytes();
+    if vxlan.flags & VXLAN_VNI_VALID == 0 || vxlan.vni != [a, b, c] {
+        return None;
+    }
+    let is_plain = inner.ether_type == ETHER_IPV4 && inner.dst_addr == config.mac.bytes && ip.tos & ECN_CE != ECN_CE;
+    Some(Overlay { sender: Addr::from_v4(ip.src_addr), is_plain })
+}
+
+/// Whether room can be made with the newest flags: `TC_ACT_SHOT` if not.
+#[inline(always)]
+pub fn probe_encap(ctx: TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    match packet.grow(OVERHEAD, true) {
+        Ok(()) => Verdict::PASS.action,
+        Err(_refused) => TC_ACT_SHOT,
+    }
+}

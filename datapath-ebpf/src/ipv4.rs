@@ -1,0 +1,154 @@
+//! IPv4: what a header says, whether it holds together, and the step that every router takes.
+
+use margay_maps::{Addr, DropReason};
+use network_types::{eth::EthHdr, ip::Ipv4Hdr};
+
+use crate::packet::Packet;
+
+/// Ethernet types in network byte order, as they stand in a frame (IEEE 802 numbers).
+pub const ETHER_IPV4: u16 = 0x0800_u16.to_be();
+/// IPv6.
+pub const ETHER_IPV6: u16 = 0x86dd_u16.to_be();
+/// ARP.
+pub const ETHER_ARP: u16 = 0x0806_u16.to_be();
+/// A VLAN tag, 802.1Q.
+pub const ETHER_VLAN: u16 = 0x8100_u16.to_be();
+/// A service provider's VLAN tag, 802.1ad.
+pub const ETHER_QINQ: u16 = 0x88a8_u16.to_be();
+
+/// UDP's protocol number.
+pub const UDP: u8 = 17;
+/// TCP's protocol number.
+pub const TCP: u8 = 6;
+
+/// The time to live at which a router must not forward a packet any more (RFC 1812, section 5.3.1).
+const LAST_TTL: u8 = 1;
+
+/// What a header says, copied out of the packet.
+#[derive(Clone, Copy)]
+pub struct Ipv4 {
+    /// Where from.
+    pub src: Addr,
+    /// Where to.
+    pub dst: Addr,
+    /// Bytes of the header, options included: 20 to 60.
+    pub header_len: u32,
+    /// Bytes of the packet as the header gives them.
+    pub total_len: u32,
+    /// Time to live.
+    pub ttl: u8,
+    /// The protocol inside.
+    pub proto: u8,
+    /// Type of service: DSCP in the upper six bits, ECN in the lower two.
+    pub tos: u8,
+    /// Flags and fragment offset.
+    pub frags: u16,
+}
+
+// === impl Ipv4 ===
+
+impl Ipv4 {
+    /// Reads and checks the header at `offset`.
+    #[inline(always)]
+    pub fn parse(packet: &mut Packet, offset: usize) -> Result<Self, DropReason> {
+        let gso = packet.gso_size() != 0;
+        let present = packet.bytes() - offset as u32;
+        if !packet.pull(offset + Ipv4Hdr::LEN) {
+            return Err(DropReason::TruncatedIp);
+        }
+        let Some(ip) = packet.at::<Ipv4Hdr>(offset) else { return Err(DropReason::TruncatedIp) };
+        let parsed = Self {
+            src: Addr::from_v4(ip.src_addr),
+            dst: Addr::from_v4(ip.dst_addr),
+            header_len: ((ip.vihl & 0x0f) as u32) * 4,
+            total_len: u16::from_be_bytes(ip.tot_len) as u32,
+            ttl: ip.ttl,
+            proto: ip.proto,
+            tos: ip.tos,
+            frags: u16::from_be_bytes(ip.frags),
+        };
+        let header_len = parsed.header_len;
+        if ip.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN as u32 || parsed.total_len < header_len {
+            return Err(DropReason::MalformedIp);
+        }
+        // A packet that is yet to be cut may be longer than its header can say.
+        if parsed.total_len > present && !gso {
+            return Err(DropReason::ShortIp);
+        }
+        Ok(parsed)
+    }
+
+    /// Whether the fast path may forward it: no options, and it lives on after one more hop. Anything else is for
+    /// the host's stack, which knows what to answer.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.header_len == Ipv4Hdr::LEN as u32 && self.ttl > LAST_TTL
+    }
+
+    /// Whether it is a fragment other than the first, which has no ports.
+    #[inline(always)]
+    pub fn is_later_fragment(&self) -> bool {
+        self.frags & 0x1fff != 0
+    }
+
+    /// Whether it is a fragment at all.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        // The offset, or the flag "more fragments".
+        self.frags & 0x3fff != 0
+    }
+
+    /// Whether a router may forward to this address: not multicast, reserved or broadcast (224.0.0.0/3), not
+    /// loopback (127.0.0.0/8), not "this network" (0.0.0.0/8): RFC 1812, section 5.3.7.
+    #[inline(always)]
+    pub fn has_forwardable_dst(&self) -> bool {
+        let first = self.dst.bytes[12];
+        first < 224 && first != 127 && first != 0
+    }
+
+    /// Takes one from the time to live at `offset` and mends the checksum (RFC 1141). Call it only for packets that
+    /// are [`Ipv4::is_plain`].
+    #[inline(always)]
+    pub fn decrement_ttl(packet: &mut Packet, offset: usize) -> Result<(), DropReason> {
+        let Some(ip) = packet.at_mut::<Ipv4Hdr>(offset) else { return Err(DropReason::RewriteFailed) };
+        ip.ttl = ip.ttl.wrapping_sub(1);
+        // The time to live is the upper byte of its word; the sum is kept as a complement.
+        let sum = u16::from_be_bytes(ip.check) as u32 + 0x0100;
+        ip.check = ((sum + (sum >= 0xffff) as u32) as u16).to_be_bytes();
+        Ok(())
+    }
+
+    /// The destination port, of a packet that has one. `offset`: where the IPv4 header is.
+    #[inline(always)]
+    pub fn dst_port(&self, packet: &Packet, offset: usize) -> Option<u16> {
+        packet.be16_at(offset + self.header_len as usize + 2)
+    }
+}
+
+/// What an Ethernet frame carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// IPv4.
+    Ipv4,
+    /// ARP.
+    Arp,
+}
+
+/// Reads the Ethernet header: what is in the frame, if it is something we know.
+#[inline(always)]
+pub fn ethernet(packet: &mut Packet) -> Result<Payload, DropReason> {
+    if packet.has_vlan() {
+        return Err(DropReason::VlanTagged);
+    }
+    if !packet.pull(EthHdr::LEN) {
+        return Err(DropReason::TruncatedEthernet);
+    }
+    let Some(eth) = packet.at::<EthHdr>(0) else { return Err(DropReason::TruncatedEthernet) };
+    match eth.ether_type {
+        ETHER_IPV4 => Ok(Payload::Ipv4),
+        ETHER_ARP => Ok(Payload::Arp),
+        ETHER_IPV6 => Err(DropReason::Ipv6NotSupported),
+        ETHER_VLAN | ETHER_QINQ => Err(DropReason::VlanTagged),
+        _ => Err(DropReason::UnknownEtherType),
+    }
+}

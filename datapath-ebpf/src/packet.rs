@@ -1,0 +1,167 @@
+//! A packet at a TC hook, so wrapped that no reference into it outlives what moves its bytes: reading borrows the
+//! packet, and every helper that may reallocate it (`pull`, `grow`, `shrink`) borrows it mutably.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_MASK, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
+    helpers::{bpf_get_hash_recalc, bpf_skb_adjust_room},
+    programs::TcContext,
+};
+use margay_maps::DropReason;
+use network_types::eth::EthHdr;
+
+/// A packet, from its Ethernet header on.
+pub struct Packet {
+    ctx: TcContext,
+}
+
+// === impl Packet ===
+
+impl Packet {
+    /// The packet that the hook was called for.
+    #[inline(always)]
+    pub fn new(ctx: TcContext) -> Self {
+        Self { ctx }
+    }
+
+    /// The context of the hook, for helpers.
+    #[inline(always)]
+    pub fn skb(&self) -> *mut __sk_buff {
+        self.ctx.as_ptr().cast()
+    }
+
+    /// Its length in bytes, Ethernet header included.
+    #[inline(always)]
+    pub fn bytes(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    /// The interface of the hook.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands a valid context to the program; it lives as long as the call.
+        unsafe { (*self.skb()).ifindex }
+    }
+
+    /// Whether a VLAN tag has been taken off into the packet's metadata.
+    #[inline(always)]
+    pub fn has_vlan(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).vlan_present != 0 }
+    }
+
+    /// Bytes of payload of each segment, where the packet is yet to be cut (GSO); otherwise 0.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).gso_size }
+    }
+
+    /// A hash of the flow: the same for all packets of one.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { bpf_get_hash_recalc(self.skb()) }
+    }
+
+    /// Makes the first `len` bytes readable by [`Packet::at`], if the packet has so many.
+    ///
+    /// Header bytes mostly lie in the linear part already, and then this is two comparisons.
+    #[inline(always)]
+    pub fn pull(&mut self, len: usize) -> bool {
+        if self.ctx.data() + len <= self.ctx.data_end() {
+            return true;
+        }
+        if (self.bytes() as usize) < len || self.ctx.pull_data(len as u32).is_err() {
+            return false;
+        }
+        self.ctx.data() + len <= self.ctx.data_end()
+    }
+
+    /// The header at `offset`, if it lies in the linear part.
+    #[inline(always)]
+    pub fn at<T: Header>(&self, offset: usize) -> Option<&T> {
+        let start = self.ctx.data() + offset;
+        if start + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the bytes lie within the packet, as has just been compared (and the verifier insists); any bytes
+        // are a `Header`, whose alignment the supported machines do not need; `self` is borrowed as long.
+        Some(unsafe { &*(start as *const T) })
+    }
+
+    /// The header at `offset`, for writing. The kernel has made a private copy before the program started, because
+    /// the program writes to packets at all (kernel/bpf/verifier.c, `gen_prologue`).
+    #[inline(always)]
+    pub fn at_mut<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
+        let start = self.ctx.data() + offset;
+        if start + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: as in `at`; `self` is borrowed mutably, so there is no other reference.
+        Some(unsafe { &mut *(start as *mut T) })
+    }
+
+    /// Two bytes at a place that is only known now, such as the ports behind IP options.
+    #[inline(always)]
+    pub fn be16_at(&self, offset: usize) -> Option<u16> {
+        self.ctx.load::<[u8; 2]>(offset).ok().map(u16::from_be_bytes)
+    }
+
+    /// Makes room of 50 bytes for outer IPv4, UDP, VXLAN and inner Ethernet behind the Ethernet header, and tells
+    /// the kernel what they are, so that it can cut big packets (GSO) behind them.
+    ///
+    /// `l2_eth`: the kernel knows the flag for an inner Ethernet header (5.12); without it older kernels do as well.
+    #[inline(always)]
+    pub fn grow(&mut self, by: u32, l2_eth: bool) -> Result<(), DropReason> {
+        let inner_mac = ((EthHdr::LEN as u64) & BPF_ADJ_ROOM_ENCAP_L2_MASK as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        let mut flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+            // The pod's segments leave room for the header already: their size stays.
+            | BPF_F_ADJ_ROOM_FIXED_GSO as u64
+            | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
+            | inner_mac;
+        if l2_eth {
+            flags |= BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64;
+        }
+        self.adjust_room(by as i32, flags).map_err(|_refused| DropReason::EncapFailed)
+    }
+
+    /// Takes `by` bytes away behind the Ethernet header.
+    #[inline(always)]
+    pub fn shrink(&mut self, by: u32) -> Result<(), DropReason> {
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
+        self.adjust_room(-(by as i32), flags).map_err(|_refused| DropReason::DecapFailed)
+    }
+
+    #[inline(always)]
+    fn adjust_room(&mut self, by: i32, flags: u64) -> Result<(), i64> {
+        // SAFETY: as in `ifindex`.
+        let done = unsafe { bpf_skb_adjust_room(self.skb(), by, BPF_ADJ_ROOM_MAC, flags) };
+        if done == 0 { Ok(()) } else { Err(done) }
+    }
+}
+
+/// Whatever may be laid over packet bytes: any bytes are a value of it.
+///
+/// # Safety
+/// Every bit pattern must be valid, and there must be no padding.
+pub unsafe trait Header: Copy {}
+
+// SAFETY: byte arrays and plain integers throughout, without padding (their sizes are those of the RFCs).
+unsafe impl Header for EthHdr {}
+// SAFETY: as above.
+unsafe impl Header for network_types::ip::Ipv4Hdr {}
+// SAFETY: as above.
+unsafe impl Header for network_types::arp::ArpHdr {}
+// SAFETY: as above.
+unsafe impl Header for network_types::udp::UdpHdr {}
+// SAFETY: as above; see its definition, which asserts the size.
+unsafe impl Header for crate::encap::Outer {}
+
+const _: () = assert!(EthHdr::LEN == 14 && network_types::ip::Ipv4Hdr::LEN == 20);
+const _: () = assert!(network_types::arp::ArpHdr::LEN == 28 && network_types::udp::UdpHdr::LEN == 8);
