@@ -1,2 +1,67 @@
-//! Margay.
-fn main() {}
+//! Margay's build and test commands, as one small program.
+//!
+//! In: the command line. Out: what was built, set up or tested, and an exit code (0 only when all went well).
+//! It stays light, because it is the first thing that a bare machine compiles, and it never contains a test or a
+//! piece of the network itself: those are in `tests/` and `loader/`, and xtask builds and starts them.
+
+mod ebpf;
+mod lab;
+mod paths;
+mod run;
+mod setup;
+
+use clap::{Parser, Subcommand};
+use std::{ffi::OsString, process::ExitCode};
+
+/// Build, try and test Margay. Every command first sets up what it lacks on this machine.
+///
+/// New here: `cargo xtask demo` builds everything and shows a cluster of three nodes working on this machine;
+/// `cargo xtask test` runs the whole test suite.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    BuildEbpf(ebpf::Args),
+    /// Start a three-node cluster on this machine, show that it works, and take it down again
+    ///
+    /// Builds first. All arguments go to `margay-lab demo`; `cargo xtask demo --help` prints its help. Needs root:
+    /// started by another user, only the lab itself is run through sudo.
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Passed on to `margay-lab demo` as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Build a cluster of network namespaces from any directory of Kubernetes manifests: up, exec, status, down
+    ///
+    /// Builds first. All arguments go to `margay-lab lab`; `cargo xtask lab --help` prints its help. Needs root:
+    /// started by another user, only the lab itself is run through sudo.
+    #[command(disable_help_flag = true)]
+    Lab {
+        /// Passed on to `margay-lab lab` as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup(args) => setup::main(&args),
+        Command::BuildEbpf(args) => ebpf::main(&args),
+        Command::Demo { args } => lab::main("demo", &args),
+        Command::Lab { args } => lab::main("lab", &args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! `demo` and `lab`: build everything, then become `margay-lab`, which does the work.
+//!
+//! In: arguments, which are passed on untouched. Out: the exit code of `margay-lab`, because this process is replaced
+//! by it (so Ctrl-C and the terminal are its own).
+
+use crate::{
+    ebpf, paths,
+    run::{cargo, run, say},
+    setup::{self, Need, root},
+};
+use anyhow::{Error, Result};
+use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
+
+/// Builds, then replaces this process by `margay-lab <subcommand> <args>` as root.
+pub fn main(subcommand: &str, args: &[OsString]) -> Result<ExitCode> {
+    let help = args.iter().any(|arg| arg == "--help" || arg == "-h");
+    let needs: &[Need] = if help { &[Need::Build] } else { &[Need::Build, Need::Lab] };
+    setup::ensure(needs)?;
+    let lab = build()?;
+    let mut command = if help { std::process::Command::new(&lab) } else { root::command(&lab)? };
+    command.arg(subcommand).args(args);
+    Err(Error::new(command.exec()).context(format!("starting {}", lab.display())))
+}
+
+/// Builds the eBPF object, `margay` and `margay-lab`, and returns the path of the last.
+pub fn build() -> Result<PathBuf> {
+    ebpf::build()?;
+    say("building margay and margay-lab");
+    run(
+        cargo().args(["build", "--package", "margay", "--package", "margay-tests", "--bins"]),
+        "building the binaries",
+    )?;
+    Ok(paths::target()?.join("debug/margay-lab"))
+}

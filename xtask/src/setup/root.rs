@@ -1,0 +1,75 @@
+//! Root: whether we are, and how to start the one program that must be.
+//!
+//! In: a program. Out: a command that runs it as root: itself when we are root, through sudo otherwise. Only what needs
+//! root runs as root, so that no file in target/ belongs to it.
+
+use super::packages;
+use crate::paths;
+use anyhow::{Context, Result, bail};
+use std::{env, ffi::OsString, fs, os::unix::fs::MetadataExt, path::Path, process::Command};
+
+/// Variables that must survive sudo, which otherwise starts with an environment of its own.
+const KEPT: [&str; 8] = [
+    "CARGO_HOME",
+    "CARGO_TARGET_DIR",
+    "NO_COLOR",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "XDG_CACHE_HOME",
+];
+
+/// Whether this process has root's user id.
+pub fn is_root() -> Result<bool> {
+    // The owner of a process's directory in /proc is its effective user.
+    let owner = fs::metadata("/proc/self").context("reading /proc/self: is /proc mounted?")?.uid();
+    Ok(owner == 0)
+}
+
+/// A command that runs `program` as root with the variables that builds and labs look at, and a `PATH` with the lab's tools.
+pub fn command(program: &Path) -> Result<Command> {
+    if is_root()? {
+        let mut command = Command::new(program);
+        command.env("PATH", packages::search_path());
+        return Ok(command);
+    }
+    let Some(sudo) = paths::executable("sudo") else {
+        bail!(
+            "{} needs root (it makes network namespaces and loads eBPF programs), and there is no sudo here: \
+             run the same command as root",
+            program.display()
+        );
+    };
+    let mut command = Command::new(sudo);
+    let mut path = OsString::from("PATH=");
+    path.push(packages::search_path());
+    command.arg("env").args(kept(env::vars_os())).arg(path).arg(program);
+    Ok(command)
+}
+
+/// `NAME=value` for every variable that is kept.
+fn kept(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<OsString> {
+    let wanted =
+        |name: &OsString| name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("MARGAY_"));
+    vars.filter(|(name, _)| wanted(name))
+        .map(|(name, value)| {
+            let mut pair = name;
+            pair.push("=");
+            pair.push(value);
+            pair
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_needed_survives_sudo() {
+        let vars = [("RUST_LOG", "info"), ("MARGAY_EBPF_OBJECT", "/x"), ("SECRET", "y")];
+        let vars = vars.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        assert_eq!(kept(vars.into_iter()), ["RUST_LOG=info", "MARGAY_EBPF_OBJECT=/x"]);
+    }
+}
