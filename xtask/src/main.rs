@@ -9,6 +9,7 @@ mod lab;
 mod paths;
 mod run;
 mod setup;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::{ffi::OsString, process::ExitCode};
@@ -48,6 +49,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    VmTest(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => ebpf::main(&args),
         Command::Demo { args } => lab::main("demo", &args),
         Command::Lab { args } => lab::main("lab", &args),
+        Command::VmTest(args) => vm::main(&args),
     };
     match done {
         Ok(code) => code,

@@ -47,13 +47,19 @@ pub fn run(command: &mut Command, doing: &str) -> Result<()> {
 
 /// Runs a command and returns what it printed; an error with its error output unless it succeeds.
 pub fn output(command: &mut Command, doing: &str) -> Result<String> {
+    let bytes = output_bytes(command, doing)?;
+    String::from_utf8(bytes).with_context(|| format!("{doing}: the output of {} is not UTF-8", line(command)))
+}
+
+/// The same for output that is not text.
+pub fn output_bytes(command: &mut Command, doing: &str) -> Result<Vec<u8>> {
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("{doing}: cannot start {}", line(command)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{doing}: `{}` failed ({}): {}", line(command), output.status, said.trim());
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{doing}: the output of {} is not UTF-8", line(command)))
+    Ok(output.stdout)
 }
 
 /// Whether a command can be started and succeeds; what it prints is dropped.
