@@ -7,6 +7,8 @@
 //! `source`, `model` and `plan` are functions of values; netlink ([`host`]), bpf(2) ([`datapath`]) and files
 //! ([`state`]) stand at the ends. The loop that turns is [`agent`].
 
+pub mod model;
 pub mod names;
+pub mod object;
 pub mod plan;
 pub mod problem;

@@ -2,6 +2,18 @@
 //!
 //! In: the model (the cluster), a [`HostView`] (what the kernel has) and [`Options`]. Out: a [`Plan`]. Never: a system
 //! call, a clock, an order that matters.
+//!
+//! Only IPv4 is planned for as yet: addresses and blocks of IPv6 stand in the model, and are passed over here without a
+//! word, since a dual-stack cluster would otherwise have one problem for each of its objects. No type assumes IPv4.
+
+mod build;
+mod capacity;
+mod devices;
+mod entries;
+mod host_routes;
+mod peers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,6 +22,7 @@ use ipnet::IpNet;
 use margay_maps::{Addr, Config, Endpoint, Features, Mac, Node, PrefixKey, Route};
 use serde::Serialize;
 
+pub use self::build::plan;
 use crate::problem::Problem;
 
 /// What the operator chose, and what this kernel can do.
@@ -83,7 +96,13 @@ pub struct Plan {
     pub sysctls: BTreeMap<String, String>,
     /// Which programs belong on which interfaces.
     pub attachments: BTreeSet<Attachment>,
-    /// What could not be planned for.
+    /// Names of maps whose planned content is more than they can hold. Nothing may be written to them: whatever part of it was
+    /// written, somebody's traffic would be cut at random, while the content of before is at least right for those it
+    /// names. Everything else in the plan is to be applied.
+    pub overfull: BTreeSet<&'static str>,
+    /// Pods of this node, as `namespace/name`, that have no interface or no address yet. That is no fault: the CNI plugin is at it.
+    pub waiting: Vec<String>,
+    /// What could not be planned for, in order.
     pub problems: Vec<Problem>,
 }
 

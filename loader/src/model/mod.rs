@@ -1,0 +1,210 @@
+//! The cluster as Margay sees it: nodes, pods and blocks, checked and indexed.
+//!
+//! In: [`Objects`], and the model before this one. Out: a [`Model`] and a [`Problem`] for each thing that it leaves out. Never: two
+//! objects with one address, two nodes with one block, or an address that cannot be one. What the objects say is checked here
+//! and nowhere else, so that the plan need not.
+//!
+//! Both families are kept; the plan is for IPv4 alone as yet.
+
+mod address;
+mod blocks;
+mod prefix;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_maps::Mac;
+use serde::{Deserialize, Serialize};
+
+use self::address::{Claim, read_address};
+pub use self::prefix::PrefixMap;
+use crate::names;
+use crate::object::{NodeObject, ObjectName, Objects, PodName, PodObject};
+use crate::problem::Problem;
+
+/// A cluster without contradictions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// All nodes by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Pods that are on a node of the cluster and have, or will have, an interface of their own: neither those in their
+    /// node's network nor those that have run to their end.
+    pub pods: BTreeMap<PodName, Pod>,
+    /// The node of each block. Blocks of two nodes share no address.
+    pub blocks: PrefixMap<String>,
+    /// The Node or Pod of each address.
+    pub owners: BTreeMap<IpAddr, ObjectName>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its own addresses, in the order in which the object has them.
+    pub addresses: Vec<IpAddr>,
+    /// The addresses of its overlay device: none, or one for each family.
+    pub overlay_addresses: Vec<IpAddr>,
+    /// The MAC of its overlay device.
+    #[serde(with = "mac_as_text")]
+    pub overlay_mac: Mac,
+    /// Its blocks.
+    pub blocks: BTreeSet<IpNet>,
+}
+
+/// A pod with a network of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// The node that it is bound to; always one of the model's.
+    pub node: String,
+    /// Its addresses; none while nobody has given it any.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+// === impl Model ===
+
+impl Model {
+    /// The model of `objects`. Where two claim one thing, the one that has it in `previous` keeps it.
+    pub fn build(objects: &Objects, previous: Option<&Self>) -> (Self, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut nodes: BTreeMap<String, Node> =
+            objects.nodes.values().map(|node| (node.name.clone(), read_node(node, &mut problems))).collect();
+        let mut pods: BTreeMap<PodName, Pod> = objects
+            .pods
+            .values()
+            .filter_map(|pod| Some((pod.name.clone(), read_pod(pod, &nodes, &mut problems)?)))
+            .collect();
+
+        let claims = claims(objects, &nodes, &pods);
+        let (owners, taken) = address::settle(claims, previous.map(|model| &model.owners));
+        problems.extend(taken);
+        let keep = |list: &mut Vec<IpAddr>, name: ObjectName| list.retain(|ip| owners.get(ip) == Some(&name));
+        for (name, node) in &mut nodes {
+            keep(&mut node.addresses, ObjectName::Node(name.clone()));
+            keep(&mut node.overlay_addresses, ObjectName::Node(name.clone()));
+        }
+        for (name, pod) in &mut pods {
+            keep(&mut pod.addresses, ObjectName::Pod(name.clone()));
+        }
+
+        let (claims, unreadable) = blocks::claims(objects);
+        let (blocks, overlaps) = blocks::settle(claims, previous.map(|model| &model.blocks));
+        problems.extend(unreadable.into_iter().chain(overlaps));
+        for (block, node) in blocks.iter() {
+            if let Some(node) = nodes.get_mut(node) {
+                node.blocks.insert(block);
+            }
+        }
+
+        problems.sort();
+        problems.dedup();
+        (Self { nodes, pods, blocks, owners }, problems)
+    }
+
+    /// The pods of one node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&PodName, &Pod)> {
+        self.pods.iter().filter(move |(_, pod)| pod.node == node)
+    }
+
+    /// The node in whose blocks `ip` lies.
+    pub fn node_of_block(&self, ip: IpAddr) -> Option<&str> {
+        self.blocks.longest_match(ip).map(|(_, node)| node.as_str())
+    }
+}
+
+/// `None` for a pod that has no network of its own. Not (yet) bound to a node is no fault; bound to none that there is, is.
+fn read_pod(pod: &PodObject, nodes: &BTreeMap<String, Node>, problems: &mut Vec<Problem>) -> Option<Pod> {
+    let name = ObjectName::Pod(pod.name.clone());
+    let node = pod.node.as_ref().filter(|_| !pod.host_network && !pod.finished())?;
+    if !nodes.contains_key(node) {
+        problems.push(Problem::new(
+            name.to_string(),
+            format!("it is bound to Node {node}, which does not exist"),
+            "create the Node, or delete the pod; until then it is out of reach",
+        ));
+        return None;
+    }
+    Some(Pod {
+        node: node.clone(),
+        addresses: read_addresses(pod.addresses(), &name, "status.podIPs (or the annotation in its place)", problems),
+        labels: pod.labels.clone(),
+    })
+}
+
+fn read_node(node: &NodeObject, problems: &mut Vec<Problem>) -> Node {
+    let name = ObjectName::Node(node.name.clone());
+    let overlay_mac = node.overlay_mac.as_deref().map(str::parse::<Mac>);
+    if let Some(Err(error)) = &overlay_mac {
+        problems.push(Problem::new(
+            name.to_string(),
+            format!("annotation projectcalico.org/VXLANTunnelMACAddr: {error}"),
+            "correct or remove it; until then the MAC that follows from the node's name is in force",
+        ));
+    }
+    Node {
+        addresses: read_addresses(
+            node.addresses(),
+            &name,
+            "status.addresses (or the annotation in its place)",
+            problems,
+        ),
+        overlay_addresses: read_addresses(
+            &node.overlay_addresses,
+            &name,
+            "annotation projectcalico.org/IPv4VXLANTunnelAddr (or IPv6…)",
+            problems,
+        ),
+        overlay_mac: overlay_mac.and_then(Result::ok).unwrap_or_else(|| names::overlay_mac(&node.name)),
+        blocks: BTreeSet::new(),
+    }
+}
+
+/// Each readable address once.
+fn read_addresses(texts: &[String], name: &ObjectName, field: &str, problems: &mut Vec<Problem>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for text in texts {
+        match read_address(text) {
+            Ok(ip) if addresses.contains(&ip) => {}
+            Ok(ip) => addresses.push(ip),
+            Err(what) => problems.push(Problem::new(name.to_string(), what, format!("correct {field}"))),
+        }
+    }
+    addresses
+}
+
+fn claims(objects: &Objects, nodes: &BTreeMap<String, Node>, pods: &BTreeMap<PodName, Pod>) -> Vec<Claim> {
+    let of_nodes = nodes.iter().flat_map(|(name, node)| {
+        let created_secs = objects.nodes.get(name).and_then(|node| node.created_secs);
+        node.addresses.iter().chain(&node.overlay_addresses).map(move |address| Claim {
+            address: *address,
+            owner: ObjectName::Node(name.clone()),
+            created_secs,
+        })
+    });
+    let of_pods = pods.iter().flat_map(|(name, pod)| {
+        let created_secs = objects.pods.get(name).and_then(|pod| pod.created_secs);
+        pod.addresses.iter().map(move |address| Claim {
+            address: *address,
+            owner: ObjectName::Pod(name.clone()),
+            created_secs,
+        })
+    });
+    of_nodes.chain(of_pods).collect()
+}
+
+/// A MAC in JSON as people write it.
+mod mac_as_text {
+    use margay_maps::Mac;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(mac: &Mac, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(mac)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mac, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,129 @@
+//! The few fields of Kubernetes and Calico objects that a network needs, as plain values.
+//!
+//! In: objects of the Kubernetes API, from manifests ([`parse`]) or from a watch. Out: [`Object`]s and, by name, [`Objects`];
+//! both are small enough to be written down as the last good state. Never: a file, a clock, a judgement: whether an
+//! address is an address, and whose it is, the model decides, because only it can say which object is to blame.
+
+pub mod block;
+pub mod node;
+pub mod parse;
+pub mod pod;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+
+pub use block::BlockObject;
+pub use node::NodeObject;
+pub use pod::{PodName, PodObject};
+
+/// An object of a kind that Margay knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Object {
+    /// `v1` Node.
+    Node(NodeObject),
+    /// `v1` Pod.
+    Pod(PodObject),
+    /// `crd.projectcalico.org/v1` (or `projectcalico.org/v3`) BlockAffinity.
+    Block(BlockObject),
+}
+
+/// What an object is called. Its text is what kubectl would say: `Pod default/web-1`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectName {
+    /// A Node, by `metadata.name`.
+    Node(String),
+    /// A Pod.
+    Pod(PodName),
+    /// A BlockAffinity, by `metadata.name`.
+    Block(String),
+}
+
+/// All objects of a cluster, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, NodeObject>,
+    /// Pods by name.
+    pub pods: BTreeMap<PodName, PodObject>,
+    /// BlockAffinities by name.
+    pub blocks: BTreeMap<String, BlockObject>,
+}
+
+// === impl Object ===
+
+impl Object {
+    /// What it is called.
+    pub fn name(&self) -> ObjectName {
+        match self {
+            Self::Node(node) => ObjectName::Node(node.name.clone()),
+            Self::Pod(pod) => ObjectName::Pod(pod.name.clone()),
+            Self::Block(block) => ObjectName::Block(block.name.clone()),
+        }
+    }
+}
+
+// === impl ObjectName ===
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(name) => write!(f, "Node {name}"),
+            Self::Pod(name) => write!(f, "Pod {name}"),
+            Self::Block(name) => write!(f, "BlockAffinity {name}"),
+        }
+    }
+}
+
+// === impl Objects ===
+
+impl Objects {
+    /// Adds an object. One of the same name that is there already stays, and takes over what the kubelet, the scheduler
+    /// and Calico would have written to it: status, annotations, `spec.podCIDRs`, and `spec.nodeName` where it had none.
+    pub fn add(&mut self, object: Object) {
+        match object {
+            Object::Node(node) => match self.nodes.get_mut(&node.name) {
+                Some(earlier) => earlier.amend(node),
+                None => drop(self.nodes.insert(node.name.clone(), node)),
+            },
+            Object::Pod(pod) => match self.pods.get_mut(&pod.name) {
+                Some(earlier) => earlier.amend(pod),
+                None => drop(self.pods.insert(pod.name.clone(), pod)),
+            },
+            // A BlockAffinity has neither status nor annotations that count: the earlier one stays as it is.
+            Object::Block(block) => drop(self.blocks.entry(block.name.clone()).or_insert(block)),
+        }
+    }
+}
+
+impl FromIterator<Object> for Objects {
+    fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
+        let mut all = Self::default();
+        objects.into_iter().for_each(|object| all.add(object));
+        all
+    }
+}
+
+/// `metadata.creationTimestamp` in seconds since 1970 UTC (the API keeps whole seconds).
+fn created_secs(meta: &ObjectMeta) -> Option<i64> {
+    meta.creation_timestamp.as_ref().map(|time| time.0.as_second())
+}
+
+/// The value of an annotation, unless it is missing or blank.
+fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
+}
+
+/// The address in front of a `/len`, which Calico writes into some of its annotations.
+fn without_length(address: &str) -> String {
+    address.split('/').next().unwrap_or_default().trim().to_owned()
+}
+
+/// Replaces `earlier` by `later` where that says anything.
+fn amend_list(earlier: &mut Vec<String>, later: Vec<String>) {
+    if !later.is_empty() {
+        *earlier = later;
+    }
+}

@@ -1,0 +1,138 @@
+//! Pods: where they run and which addresses they have.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+
+use super::{amend_list, annotation, created_secs, without_length};
+
+/// Calico's annotation with all of a pod's addresses, each with `/32` or `/128`, joined by commas.
+const CALICO_POD_IPS: &str = "cni.projectcalico.org/podIPs";
+/// Calico's older annotation with a pod's one address.
+const CALICO_POD_IP: &str = "cni.projectcalico.org/podIP";
+/// Calico's annotation by which a user asks for addresses: a JSON list of them.
+const CALICO_IP_ADDRS: &str = "cni.projectcalico.org/ipAddrs";
+
+/// Namespace and name of a pod; as text, and in JSON, `namespace/name`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct PodName {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+/// A Pod. Addresses are text as the object has them; the model reads them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodObject {
+    /// Namespace and name.
+    pub name: PodName,
+    /// `metadata.creationTimestamp` in seconds since 1970 UTC.
+    pub created_secs: Option<i64>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.nodeName`: the node that the pod is bound to.
+    pub node: Option<String>,
+    /// `spec.hostNetwork`: the pod has its node's addresses and no interface of its own.
+    pub host_network: bool,
+    /// `status.podIPs`, or `status.podIP` alone.
+    pub status_ips: Vec<String>,
+    /// The first of Calico's annotations `podIPs`, `podIP` and `ipAddrs` that is there, without lengths of prefixes.
+    pub calico_ips: Vec<String>,
+    /// `status.phase`.
+    pub phase: Option<String>,
+}
+
+// === impl PodName ===
+
+impl PodName {
+    /// From its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl From<PodName> for String {
+    fn from(name: PodName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for PodName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (namespace, name) = text.split_once('/').ok_or_else(|| format!("`{text}` is not namespace/name"))?;
+        Ok(Self::new(namespace, name))
+    }
+}
+
+// === impl PodObject ===
+
+impl PodObject {
+    /// The pod's addresses: those in its status, and only where there are none, those that Calico noted.
+    pub fn addresses(&self) -> &[String] {
+        if self.status_ips.is_empty() { &self.calico_ips } else { &self.status_ips }
+    }
+
+    /// Whether it has run to its end. Its addresses are free then, although the object still names them.
+    pub fn finished(&self) -> bool {
+        matches!(self.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    /// Takes over what `later` says in status and annotations, and its node where there was none.
+    pub fn amend(&mut self, later: Self) {
+        let Self { name: _, created_secs, labels: _, node, host_network: _, status_ips, calico_ips, phase } = later;
+        self.created_secs = self.created_secs.or(created_secs);
+        self.node = self.node.take().or(node);
+        amend_list(&mut self.status_ips, status_ips);
+        amend_list(&mut self.calico_ips, calico_ips);
+        self.phase = phase.or(self.phase.take());
+    }
+}
+
+impl From<Pod> for PodObject {
+    fn from(pod: Pod) -> Self {
+        let Pod { metadata, spec, status } = pod;
+        let spec = spec.unwrap_or_default();
+        let status = status.unwrap_or_default();
+        Self {
+            created_secs: created_secs(&metadata),
+            node: spec.node_name.filter(|node| !node.is_empty()),
+            host_network: spec.host_network.unwrap_or_default(),
+            calico_ips: calico_ips(&metadata),
+            phase: status.phase.clone().filter(|phase| !phase.is_empty()),
+            status_ips: status_ips(status),
+            labels: metadata.labels.unwrap_or_default(),
+            name: PodName {
+                namespace: metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+                name: metadata.name.unwrap_or_default(),
+            },
+        }
+    }
+}
+
+fn status_ips(status: PodStatus) -> Vec<String> {
+    let all: Vec<String> = status.pod_ips.into_iter().flatten().map(|ip| ip.ip).filter(|ip| !ip.is_empty()).collect();
+    if all.is_empty() { status.pod_ip.into_iter().filter(|ip| !ip.is_empty()).collect() } else { all }
+}
+
+fn calico_ips(meta: &ObjectMeta) -> Vec<String> {
+    if let Some(list) = annotation(meta, CALICO_POD_IPS).or_else(|| annotation(meta, CALICO_POD_IP)) {
+        return list.split(',').map(without_length).filter(|ip| !ip.is_empty()).collect();
+    }
+    let Some(list) = annotation(meta, CALICO_IP_ADDRS) else { return Vec::new() };
+    // What is no list stays as it is: the model then says of which pod it is and that it is no address.
+    serde_json::from_str(list).unwrap_or_else(|_no_list| vec![list.to_owned()])
+}
