@@ -1,0 +1,53 @@
+//! The suite: runs every check, one after another, and reports each.
+//!
+//! In: [`checks`](super::checks). Out: lines, and exit status 0 only if none failed. A check that panics has failed; the
+//! next one runs all the same.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::exit,
+    time::Instant,
+};
+
+use anyhow::{Result, anyhow};
+
+use super::{
+    checks::CHECKS,
+    report::{self, Counts, Verdict},
+};
+
+/// Runs everything.
+pub fn run() -> ! {
+    let mut counts = Counts::default();
+    for check in CHECKS {
+        let started = Instant::now();
+        let result = guarded(check.run);
+        report::check(check.name, &result, started.elapsed(), &mut counts);
+    }
+    report::result(counts);
+    exit(i32::from(counts.failed > 0))
+}
+
+fn guarded(check: fn() -> Result<Verdict>) -> Result<Verdict> {
+    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", message(&*panic))))
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_message() {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let result = guarded(|| panic!("out of {}", "luck"));
+        std::panic::set_hook(hook);
+        assert_eq!(result.unwrap_err().to_string(), "it panicked: out of luck");
+    }
+}
