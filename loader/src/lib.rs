@@ -12,3 +12,4 @@ pub mod names;
 pub mod object;
 pub mod plan;
 pub mod problem;
+pub mod source;

@@ -1,0 +1,127 @@
+//! Directories of Kubernetes manifests: for a laptop, a demo, and hosts without Kubernetes.
+//!
+//! In: one or more directories. Of each, the files directly in it whose names end in `.yaml`, `.yml` or `.json` and do not begin
+//! with a dot; no directory below it is entered. Out: objects, problems, and a hint when something changes. Never:
+//! a write.
+//!
+//! The first directory holds what its author wrote. Later ones amend it: whoever plays the kubelet puts a manifest of the
+//! same name there, with the status (and what else Kubernetes itself fills in) of the object.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{self, Path, PathBuf};
+
+use tokio::sync::mpsc;
+
+use super::snapshot::{DirectoryReading, Snapshot};
+use super::watch;
+use crate::object::Objects;
+use crate::problem::Problem;
+
+/// Directories of manifests, with what they said last.
+#[derive(Debug)]
+pub struct DirSource {
+    directories: Vec<PathBuf>,
+    snapshot: Snapshot,
+    /// Faults of the last reading.
+    problems: Vec<Problem>,
+    /// Why changes are not heard of at once, if so.
+    deaf: Option<Problem>,
+}
+
+// === impl DirSource ===
+
+impl DirSource {
+    /// A source of these directories, in the order in which later ones amend earlier ones. `last_good` is the
+    /// [`snapshot`](Self::snapshot) of an earlier process: what it holds counts until the directories say otherwise.
+    pub fn new(directories: Vec<PathBuf>, last_good: Option<Snapshot>) -> Self {
+        // Absolute, so that a snapshot means the same wherever the next process starts.
+        let directories = directories.into_iter().map(|dir| path::absolute(&dir).unwrap_or(dir)).collect();
+        Self { directories, snapshot: last_good.unwrap_or_default(), problems: Vec::new(), deaf: None }
+    }
+
+    /// Reads all directories. Whether anything is different from before.
+    pub fn read(&mut self) -> bool {
+        let readings: Vec<_> = self.directories.iter().map(|dir| read_directory(dir)).collect();
+        let (next, problems) = self.snapshot.next(&readings);
+        self.problems = problems;
+        let changed = next != self.snapshot;
+        self.snapshot = next;
+        changed
+    }
+
+    /// What was wrong when last read.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.problems.iter().chain(&self.deaf).cloned().collect()
+    }
+
+    /// What is to be kept for the next process.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// All objects. `None` while one of the directories could never be listed, by this process or the one that left the last good
+    /// state: half of the input would look like the deletion of the other half.
+    pub fn objects(&self) -> Option<Objects> {
+        let known = self.directories.iter().all(|dir| self.snapshot.knows(&text(dir)));
+        known.then(|| self.snapshot.objects())
+    }
+
+    /// Says when reading again is worth while. Events that come close together are one. A change that it does not see (a link
+    /// to a file elsewhere whose content changes, a network file system) is for the caller's next look by the clock.
+    pub fn watch(&mut self) -> mpsc::Receiver<()> {
+        let (changes, deaf) = watch::spawn(self.directories.clone());
+        self.deaf = deaf;
+        changes
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn read_directory(dir: &Path) -> DirectoryReading {
+    DirectoryReading { path: text(dir), files: read_files(dir).map_err(|error| error.to_string()) }
+}
+
+fn read_files(dir: &Path) -> io::Result<BTreeMap<String, Result<Vec<u8>, String>>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if !is_manifest(&name) {
+            continue;
+        }
+        if let Some(content) = read_file(&dir.join(&name)) {
+            files.insert(name.to_string_lossy().into_owned(), content.map_err(|error| error.to_string()));
+        }
+    }
+    Ok(files)
+}
+
+fn is_manifest(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    !name.starts_with('.') && [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// `None` for a directory, and for a file that has gone since the directory was listed.
+fn read_file(path: &Path) -> Option<io::Result<Vec<u8>>> {
+    let read = || {
+        let meta = fs::metadata(path)?;
+        if meta.is_dir() {
+            return Ok(None);
+        }
+        // A pipe would make the reader wait for ever.
+        if !meta.is_file() {
+            return Err(io::Error::other("it is neither a file nor a link to one"));
+        }
+        fs::read(path).map(Some)
+    };
+    match read() {
+        Ok(content) => content.map(Ok),
+        // A link to nothing is a fault; nothing at all is a file that was deleted.
+        Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => None,
+        Err(error) => Some(Err(error)),
+    }
+}
