@@ -7,9 +7,16 @@
 //! `source`, `model` and `plan` are functions of values; netlink ([`host`]), bpf(2) ([`datapath`]) and files
 //! ([`state`]) stand at the ends. The loop that turns is [`agent`].
 
+pub mod agent;
+pub mod apply;
+pub mod cli;
+pub mod datapath;
+pub mod host;
 pub mod model;
 pub mod names;
 pub mod object;
 pub mod plan;
 pub mod problem;
 pub mod source;
+pub mod state;
+pub mod uninstall;

@@ -8,6 +8,8 @@ pub mod block;
 pub mod node;
 pub mod parse;
 pub mod pod;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,0 +1,198 @@
+//! The command line. Its `--help` is the manual; what the commands print is in the modules below.
+
+mod list;
+mod output;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+pub use self::output::Format;
+use crate::{
+    agent::{self, AgentConfig},
+    datapath::pins::{DEFAULT_BPFFS, PinDir},
+    state::{DEFAULT_STATE_DIR, StateDir},
+    uninstall,
+};
+
+/// All is well.
+const EXIT_OK: u8 = 0;
+/// The command could not do what it was asked.
+const EXIT_FAILED: u8 = 1;
+/// The agent runs, but something is wrong (`status`).
+const EXIT_DEGRADED: u8 = 3;
+/// No agent runs (`status`).
+const EXIT_NOT_RUNNING: u8 = 4;
+
+/// A Kubernetes network in eBPF: the agent of a node, and the commands that look at its work.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "\
+Exit codes: 0 all is well; 1 the command failed; 2 it was called wrongly; \
+3 the agent runs but something is wrong (status); 4 no agent runs (status)."
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Common {
+    /// The directory on a bpffs below which maps and links are pinned
+    #[arg(long, global = true, env = "MARGAY_BPFFS", default_value = DEFAULT_BPFFS, value_name = "DIR")]
+    bpffs: PathBuf,
+    /// The agent's own directory: its lock, its status, the last good input
+    #[arg(long, global = true, env = "MARGAY_STATE_DIR", default_value = DEFAULT_STATE_DIR, value_name = "DIR")]
+    state_dir: PathBuf,
+    /// How to print lists
+    #[arg(short, long, global = true, default_value = "table", value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run this node's agent until SIGTERM
+    ///
+    /// Loads and attaches the programs, and keeps maps, routes, the overlay device and settings what the cluster's
+    /// state asks for. Stopping the agent changes nothing of that: traffic goes on.
+    Agent(AgentArgs),
+    /// Say how the agent is: ready or not, what is wrong, packets and bytes by hook
+    Status {
+        /// Wait up to so many seconds until all is well
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait: u64,
+    },
+    /// List this node's addresses: pods and the node itself
+    Endpoints,
+    /// List which node has which addresses
+    Routes,
+    /// List the other nodes, whose overlay packets are accepted
+    Nodes,
+    /// List dropped packets and bytes by reason
+    Drops {
+        /// Also list the reasons for which nothing was dropped
+        #[arg(long)]
+        all: bool,
+    },
+    /// List the maps: where each is pinned, and how full it is
+    Maps,
+    /// Remove every trace of Margay from this node
+    ///
+    /// Detaches all programs, removes pins, routes, the overlay device and the agent's files, and sets kernel
+    /// settings back to what they were. The agent must not be running. Pods stay, without a network.
+    Uninstall,
+}
+
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// This node's name: metadata.name of its Node object
+    #[arg(long, env = "NODENAME", value_name = "NAME")]
+    node_name: String,
+    /// A directory of Kubernetes manifests to watch; may be given several times, later ones override the status,
+    /// annotations and podCIDRs of objects in earlier ones
+    #[arg(long, required = true, value_name = "DIR")]
+    manifests: Vec<PathBuf>,
+    /// An interface that leads to the other nodes; may be given several times [default: found by the node's address
+    /// and the routes to the other nodes]
+    #[arg(long, value_name = "INTERFACE")]
+    uplink: Vec<String>,
+    /// Who writes and takes off VXLAN headers of pods' packets: the programs, or the kernel's vxlan device
+    #[arg(long, default_value = "own", value_name = "WHO")]
+    encap: Encap,
+    /// VXLAN's network identifier
+    #[arg(long, default_value_t = margay_maps::overlay::VNI, value_name = "VNI",
+          value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    vni: u32,
+    /// VXLAN's UDP port
+    #[arg(long, default_value_t = margay_maps::overlay::PORT, value_name = "PORT",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Look at everything this often, even if nothing seems to have changed
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    resync: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Encap {
+    /// The programs: the fast way
+    Own,
+    /// The kernel's vxlan device: the fallback
+    Device,
+}
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    let Cli { common, command } = Cli::parse();
+    let agent = matches!(command, Command::Agent(_));
+    let filter = EnvFilter::try_from_env("MARGAY_LOG");
+    let filter = filter.unwrap_or_else(|_unset| EnvFilter::new(if agent { "info" } else { "warn" }));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run(common, command) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("margay: {e:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn run(common: Common, command: Command) -> Result<u8> {
+    let Common { bpffs, state_dir, output } = common;
+    let state = StateDir::of(&state_dir);
+    let pins = PinDir::of(&bpffs);
+    match command {
+        Command::Agent(args) => {
+            runtime()?.block_on(agent::run(agent_config(args, bpffs, state_dir)))?;
+            Ok(EXIT_OK)
+        }
+        Command::Status { wait } => status::print(&state, &pins, output, Duration::from_secs(wait)),
+        Command::Endpoints => list::endpoints(&state, &pins, output),
+        Command::Routes => list::routes(&pins, output),
+        Command::Nodes => list::nodes(&pins, output),
+        Command::Drops { all } => list::drops(&pins, output, all),
+        Command::Maps => list::maps(&pins, output),
+        Command::Uninstall => {
+            let removed = runtime()?.block_on(uninstall::run(&bpffs, &state))?;
+            output::uninstalled(&removed, output)
+        }
+    }
+}
+
+fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf) -> AgentConfig {
+    let AgentArgs { node_name, manifests, uplink, encap, vni, port, resync } = args;
+    AgentConfig {
+        node_name,
+        manifests,
+        bpffs,
+        state_dir,
+        uplinks: uplink,
+        encap_by_device: encap == Encap::Device,
+        vni,
+        port,
+        resync: Duration::from_secs(resync),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+}

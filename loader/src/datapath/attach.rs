@@ -1,0 +1,240 @@
+//! Programs on interfaces: attached where they are missing, replaced in place where they are another build's, removed
+//! where they do not belong. No packet is lost or passes without a program while that happens.
+
+use std::{collections::BTreeSet, fmt, fs, path::PathBuf};
+
+use anyhow::Context as _;
+use aya::{
+    programs::{
+        LinkOrder, SchedClassifier, TcAttach, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcHandle},
+    },
+    util::KernelVersion,
+};
+use margay_maps::Hook;
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::{Datapath, DatapathError, classifier, kernel_is_at_least, links, pins::PinDir};
+use crate::plan::{Attachment, Role};
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// A TCX link, pinned (6.6).
+    Tcx,
+    /// A filter of the clsact qdisc.
+    Clsact,
+}
+
+/// The first kernel with TCX links.
+const FIRST_WITH_TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+
+/// The priority and handle of our filters on clsact: fixed, so that a later process finds them.
+const CLSACT_PRIORITY: u16 = 77;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 77);
+
+// === impl Backend ===
+
+impl Backend {
+    /// The better one that this kernel has.
+    pub fn of_this_kernel() -> Self {
+        if kernel_is_at_least(FIRST_WITH_TCX) { Self::Tcx } else { Self::Clsact }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+// === impl Role ===
+
+impl Role {
+    /// The programs of such an interface, and which way the packets go that they see.
+    pub fn hooks(self) -> &'static [(Hook, TcAttachType)] {
+        match self {
+            Self::Workload => &[(Hook::FromWorkload, TcAttachType::Ingress), (Hook::ToWorkload, TcAttachType::Egress)],
+            Self::Overlay => &[(Hook::FromOverlay, TcAttachType::Ingress), (Hook::ToOverlay, TcAttachType::Egress)],
+            Self::Uplink => &[(Hook::FromUplink, TcAttachType::Ingress)],
+        }
+    }
+}
+
+/// How thoroughly to look at what is attached already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What is known to be attached is taken to be so still.
+    Changes,
+    /// Every attachment is looked at (TCX) or made again in place (clsact): somebody may have removed one.
+    Everything,
+}
+
+/// What this process has attached on clsact, which keeps no pins.
+pub type Known = BTreeSet<(u32, Hook)>;
+
+// === impl Datapath ===
+
+impl Datapath {
+    /// Makes the attachments exactly `wanted`. Every error is collected; the rest is done all the same.
+    pub fn attach(&mut self, wanted: &BTreeSet<Attachment>, known: &mut Known, depth: Depth) -> Vec<DatapathError> {
+        let mut errors = Vec::new();
+        let mut kept = BTreeSet::new();
+        let mut attached = Known::new();
+        for attachment in wanted {
+            for &(hook, direction) in attachment.role.hooks() {
+                kept.insert(pin_name(&attachment.name, hook));
+                let done = known.contains(&(attachment.ifindex, hook)) && depth == Depth::Changes;
+                let result = if done { Ok(()) } else { self.attach_one(attachment, hook, direction) };
+                match result {
+                    Ok(()) => drop(attached.insert((attachment.ifindex, hook))),
+                    Err(source) => errors.push(DatapathError::Attach {
+                        program: hook.name(),
+                        interface: attachment.name.clone(),
+                        backend: self.backend,
+                        source,
+                    }),
+                }
+            }
+        }
+        for &(ifindex, hook) in known.iter().filter(|k| !attached.contains(k)) {
+            if self.backend == Backend::Clsact && !wanted.iter().any(|a| a.ifindex == ifindex) {
+                detach_clsact(ifindex, hook);
+            }
+        }
+        *known = attached;
+        if let Err(e) = self.detach_others(&kept) {
+            warn!("removing attachments that do not belong: {e:#}");
+        }
+        errors
+    }
+
+    fn attach_one(&mut self, to: &Attachment, hook: Hook, direction: TcAttachType) -> anyhow::Result<()> {
+        let path = self.pins.links().join(pin_name(&to.name, hook));
+        let elsewhere = self.pins.clone();
+        let backend = self.backend;
+        let program = classifier(&mut self.ebpf, hook.name())?;
+        match backend {
+            Backend::Tcx => attach_tcx(program, to, hook, direction, path, &elsewhere),
+            Backend::Clsact => attach_clsact(program, to, hook, direction),
+        }
+    }
+
+    /// Unpins, and so detaches, the links that nothing wants: of interfaces that are gone, or have another role now.
+    fn detach_others(&self, kept: &BTreeSet<String>) -> anyhow::Result<()> {
+        for entry in fs::read_dir(self.pins.links()).context("listing the links")? {
+            let entry = entry.context("listing the links")?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !kept.contains(&name) {
+                info!(link = name, "detaching");
+                fs::remove_file(entry.path()).with_context(|| format!("removing {name}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Attaches, or replaces in place what an earlier process attached, whatever layout it had.
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    to: &Attachment,
+    hook: Hook,
+    direction: TcAttachType,
+    path: PathBuf,
+    pins: &PinDir,
+) -> anyhow::Result<()> {
+    let own_id = program.info().context("asking for the program's id")?.id();
+    let others = pins.others()?.into_iter().map(|dir| dir.join("links").join(pin_name(&to.name, hook)));
+    for pin in std::iter::once(path.clone()).chain(others) {
+        let Some(found) = links::facts(&pin).with_context(|| format!("reading the link {}", pin.display()))? else {
+            continue;
+        };
+        if found.ifindex != to.ifindex {
+            // The interface of that name is another now, or somebody detached the link.
+            fs::remove_file(&pin).with_context(|| format!("removing the dead link {}", pin.display()))?;
+            continue;
+        }
+        if pin == path && found.program_id == own_id {
+            return Ok(());
+        }
+        info!(interface = to.name, hook = hook.name(), "replacing the program in place");
+        let old = PinnedLink::from_pin(&pin).with_context(|| format!("opening the link {}", pin.display()))?;
+        let link: SchedClassifierLink = FdLink::from(old).try_into().context("the pinned link is no TCX link")?;
+        let id = program.attach_to_link(link).context("replacing the program of the link")?;
+        let link: FdLink = program.take_link(id)?.try_into().context("the link is no TCX link")?;
+        if pin != path {
+            link.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
+            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
+        }
+        return Ok(());
+    }
+    info!(interface = to.name, hook = hook.name(), "attaching");
+    let attach = TcAttach::Tcx { attach_type: direction, order: LinkOrder::default() };
+    let id = program.attach(to.ifindex, attach)?;
+    let link: FdLink = program.take_link(id)?.try_into().context("the link is no TCX link")?;
+    link.pin(&path).with_context(|| format!("pinning {}", path.display())).map(drop)
+}
+
+/// Replaces our filter in place, or adds it where it is missing. The filter stays when the process ends.
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    to: &Attachment,
+    hook: Hook,
+    direction: TcAttachType,
+) -> anyhow::Result<()> {
+    // There already: EEXIST, which is no error, and any other shows when the filter is refused.
+    let qdisc = tc::qdisc_add_clsact(to.ifindex);
+    let parent = TcHandle::from(direction);
+    let link = SchedClassifierLink::attached(to.ifindex, parent, CLSACT_PRIORITY, CLSACT_HANDLE, None)?;
+    let id = match program.attach_to_link(link) {
+        Ok(id) => id,
+        Err(_no_such_filter) => {
+            info!(interface = to.name, hook = hook.name(), "attaching");
+            let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
+            let attached = program.attach(to.ifindex, TcAttach::Netlink { parent, options });
+            attached.with_context(|| match &qdisc {
+                Ok(()) => "adding the filter".to_owned(),
+                Err(e) => format!("adding the filter (adding the clsact qdisc said: {e})"),
+            })?
+        }
+    };
+    // Dropping the link would take the filter away.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Removes our filter from the interface. Says whether there was one; that it has gone already is no error.
+fn detach_clsact(ifindex: u32, hook: Hook) -> bool {
+    let roles = [Role::Workload, Role::Overlay, Role::Uplink];
+    let directions = roles.into_iter().flat_map(Role::hooks).filter(|(h, _)| *h == hook).map(|(_, d)| *d);
+    let parents = directions.map(TcHandle::from);
+    parents.map(|parent| tc::qdisc_detach_program(ifindex, parent, hook.name()).is_ok()).fold(false, |a, b| a | b)
+}
+
+/// Removes every filter of ours from the interface. Says whether there was any.
+pub fn detach_all_clsact(ifindex: u32) -> bool {
+    Hook::ALL.into_iter().map(|hook| detach_clsact(ifindex, hook)).fold(false, |a, b| a | b)
+}
+
+/// The name of a link's pin. bpffs refuses names with a dot, and an interface's name may have one.
+fn pin_name(interface: &str, hook: Hook) -> String {
+    let escaped = interface.replace('%', "%25").replace('.', "%2e");
+    format!("{escaped}-{}", hook.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_have_no_dots_and_do_not_collide() {
+        assert_eq!(pin_name("vxlan.calico", Hook::ToOverlay), "vxlan%2ecalico-to_overlay");
+        assert_ne!(pin_name("a.b", Hook::ToOverlay), pin_name("a%2eb", Hook::ToOverlay));
+    }
+}

@@ -1,0 +1,146 @@
+//! What the kernel has: interfaces, addresses and routes, as one value.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use margay_maps::Mac;
+use rtnetlink::{
+    RouteMessageBuilder,
+    packet_route::{
+        address::AddressAttribute,
+        link::{LinkAttribute, LinkFlags, LinkMessage},
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
+    },
+};
+
+use super::{Host, HostError, ROUTE_PROTOCOL};
+use crate::plan::{FibRoute, HostView, Interface};
+
+// === impl Host ===
+
+impl Host {
+    /// Everything that the plan depends on.
+    ///
+    /// # Errors
+    /// The kernel refused one of the dumps.
+    pub async fn view(&self) -> Result<HostView, HostError> {
+        let links = self.links().await?;
+        let mut interfaces: BTreeMap<u32, Interface> = links.iter().map(|l| (l.header.index, interface(l))).collect();
+        for link in &links {
+            let peer_mac = self.peer_mac(link, &interfaces).await;
+            if let Some(interface) = interfaces.get_mut(&link.header.index) {
+                interface.peer_mac = peer_mac;
+            }
+        }
+        let mut addresses = std::collections::BTreeSet::new();
+        let mut dump = self.handle.address().get().execute();
+        while let Some(message) = dump.try_next().await.map_err(HostError::request("listing addresses"))? {
+            addresses.extend(local_address(&message.attributes).map(|ip| (ip, message.header.index)));
+        }
+        let fib = self.main_table().await?.iter().filter_map(fib_route).collect();
+        Ok(HostView { interfaces, addresses, fib })
+    }
+
+    async fn links(&self) -> Result<Vec<LinkMessage>, HostError> {
+        let dump = self.handle.link().get().execute();
+        dump.try_collect().await.map_err(HostError::request("listing interfaces"))
+    }
+
+    /// All IPv4 routes of the main table.
+    pub(super) async fn main_table(&self) -> Result<Vec<RouteMessage>, HostError> {
+        let all = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+        let dump = self.handle.route().get(all).execute();
+        let routes: Vec<RouteMessage> = dump.try_collect().await.map_err(HostError::request("listing routes"))?;
+        Ok(routes.into_iter().filter(|r| r.header.table == RouteHeader::RT_TABLE_MAIN).collect())
+    }
+
+    /// The MAC of a veth's other end, in whatever namespace that is. The kernel answers for another namespace when
+    /// it is named by the id that it has here (`IFLA_TARGET_NETNSID`, 4.20; net/core/rtnetlink.c, `rtnl_getlink`).
+    async fn peer_mac(&self, link: &LinkMessage, here: &BTreeMap<u32, Interface>) -> Option<Mac> {
+        let peer = link.attributes.iter().find_map(|a| match a {
+            LinkAttribute::Link(index) => Some(*index),
+            _ => None,
+        })?;
+        let namespace = link.attributes.iter().find_map(|a| match a {
+            LinkAttribute::LinkNetNsId(id) => Some(*id),
+            _ => None,
+        });
+        let Some(namespace) = namespace else { return here.get(&peer).map(|i| i.mac) };
+        let mut get = self.handle.link().get().match_index(peer);
+        get.message_mut().attributes.push(LinkAttribute::IfNetnsId(namespace));
+        // A pod that is just going away takes its end with it: that is no error, and the next pass sees it.
+        let answer = get.execute().try_next().await.ok()??;
+        Some(mac(&answer))
+    }
+}
+
+fn interface(link: &LinkMessage) -> Interface {
+    let mut name = String::new();
+    let mut mtu = 0;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(n) => name.clone_from(n),
+            LinkAttribute::Mtu(m) => mtu = *m,
+            _ => {}
+        }
+    }
+    Interface { name, mac: mac(link), mtu, up: link.header.flags.contains(LinkFlags::Up), peer_mac: None }
+}
+
+/// The interface's MAC; zero where it has none.
+pub(super) fn mac(link: &LinkMessage) -> Mac {
+    let bytes = link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+        _ => None,
+    });
+    Mac { bytes: bytes.unwrap_or_default() }
+}
+
+/// The address itself: `Local` where the kernel gives both ends of a point-to-point address, else `Address`.
+fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let local = attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or_else(|| {
+        attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })
+}
+
+/// A route to other machines, if this is one and not ours.
+fn fib_route(route: &RouteMessage) -> Option<FibRoute> {
+    let ours = RouteProtocol::from(ROUTE_PROTOCOL);
+    if route.header.kind != RouteType::Unicast || route.header.protocol == ours {
+        return None;
+    }
+    let mut ifindex = None;
+    let mut metric = 0;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::MultiPath(hops) => ifindex = ifindex.or(hops.first().map(|h| h.interface_index)),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    Some(FibRoute { dst: destination(route)?, ifindex: ifindex?, metric })
+}
+
+/// The route's destination; the default route has no attribute for it.
+pub(super) fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let address = route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    });
+    let len = route.header.destination_prefix_length;
+    match address {
+        Some(ip) => IpNet::new(ip, len).ok(),
+        None if len == 0 => IpNet::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0).ok(),
+        None => None,
+    }
+}
