@@ -13,24 +13,24 @@ use std::{
 use anyhow::{Result, anyhow};
 
 use super::{
-    checks::CHECKS,
+    checks::{CHECKS, Context, Run},
     report::{self, Counts, Verdict},
 };
 
 /// Runs everything.
 pub fn run() -> ! {
-    let mut counts = Counts::default();
+    let (mut counts, mut context) = (Counts::default(), Context::default());
     for check in CHECKS {
         let started = Instant::now();
-        let result = guarded(check.run);
+        let result = guarded(check.run, &mut context);
         report::check(check.name, &result, started.elapsed(), &mut counts);
     }
     report::result(counts);
     exit(i32::from(counts.failed > 0))
 }
 
-fn guarded(check: fn() -> Result<Verdict>) -> Result<Verdict> {
-    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", message(&*panic))))
+fn guarded(check: Run, context: &mut Context) -> Result<Verdict> {
+    catch_unwind(AssertUnwindSafe(|| check(context))).unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", message(&*panic))))
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
@@ -44,10 +44,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_failure_with_its_message() {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let result = guarded(|| panic!("out of {}", "luck"));
-        std::panic::set_hook(hook);
+        let result = guarded(|_| panic!("out of {}", "luck"), &mut Context::default());
         assert_eq!(result.unwrap_err().to_string(), "it panicked: out of luck");
     }
 }

@@ -44,9 +44,9 @@ pub struct Args {
     /// Print everything that the VMs say
     #[arg(short, long)]
     verbose: bool,
-    /// How to run the VMs; by default kvm where /dev/kvm can be opened, otherwise tcg
-    #[arg(long, value_enum)]
-    accelerator: Option<Accelerator>,
+    /// How to run the VMs
+    #[arg(long, value_enum, env = "MARGAY_VM_ACCELERATOR", default_value_t = Accelerator::Tcg)]
+    accelerator: Accelerator,
     /// Seconds after which a kernel that is not done counts as failed
     #[arg(long, value_name = "SECONDS", default_value_t = 240)]
     time_limit: u64,
@@ -105,10 +105,9 @@ pub fn run(args: &Args) -> Result<Vec<Outcome>> {
     fs::create_dir_all(&scratch).with_context(|| format!("creating {}", scratch.display()))?;
     let programs = ["margay-lab", "margay"].map(|name| scratch.join("../debug").join(name));
     let base = initramfs::base(&programs, &scratch)?;
-    let accelerator = args.accelerator.unwrap_or_else(Accelerator::best);
     let mut outcomes = Vec::new();
     for pin in &pins {
-        let outcome = test(pin, &base, accelerator, args, &scratch);
+        let outcome = test(pin, &base, args, &scratch);
         outcomes.push(outcome.with_context(|| format!("testing kernel {}", pin.name))?);
     }
     Ok(outcomes)
@@ -127,18 +126,18 @@ fn chosen(names: &[String]) -> Result<Vec<Pin>> {
         .collect()
 }
 
-fn test(pin: &Pin, base: &newc::Archive, accelerator: Accelerator, args: &Args, scratch: &Path) -> Result<Outcome> {
+fn test(pin: &Pin, base: &newc::Archive, args: &Args, scratch: &Path) -> Result<Outcome> {
     let dir = archive::kernel(pin)?;
     let modules = modules::load(&dir, &MODULES)?;
     let initramfs = scratch.join(format!("{}.initramfs", pin.name));
     fs::write(&initramfs, initramfs::with_modules(base, &modules))
         .with_context(|| format!("writing {}", initramfs.display()))?;
     let log = scratch.join(format!("{}.log", pin.name));
-    say(format!("kernel {}: booting {} ({accelerator:?})", pin.name, pin.version()));
+    say(format!("kernel {}: booting {}", pin.name, pin.version()));
     let boot = Boot {
         kernel: &archive::image(&dir)?,
         initramfs: &initramfs,
-        accelerator,
+        accelerator: args.accelerator,
         time_limit: Duration::from_secs(args.time_limit),
         log: &log,
         on_line: &|line, ours| {
