@@ -4,7 +4,7 @@ mod list;
 mod output;
 mod status;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -134,7 +134,12 @@ pub fn main() -> ExitCode {
     let agent = matches!(command, Command::Agent(_));
     let filter = EnvFilter::try_from_env("MARGAY_LOG");
     let filter = filter.unwrap_or_else(|_unset| EnvFilter::new(if agent { "info" } else { "warn" }));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     match run(common, command) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {

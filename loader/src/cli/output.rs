@@ -52,6 +52,9 @@ pub fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(head.iter().map(|h| h.to_uppercase()));
     table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     let trimmed: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     trimmed.join("\n")
 }

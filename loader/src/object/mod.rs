@@ -9,6 +9,8 @@ pub mod node;
 pub mod parse;
 pub mod pod;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

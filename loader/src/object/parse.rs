@@ -222,17 +222,23 @@ fn with_line_of_file(error: &serde_saphyr::Error, lines_before: u64) -> String {
     error.render_with_options(options)
 }
 
-/// `yes` and `on` are text and not booleans, as in YAML 1.2; the limits on size are those of the machine, since the files are
-/// the operator's own and a cluster may stand in one of them (the limits on aliases and nesting stay).
+/// How much of a document may come from anchors and aliases, in parser events: enough for any manifest, and not for one
+/// that doubles itself until the memory is full.
+const ALIAS_EVENTS: usize = 100_000;
+
+/// `yes` and `on` are text and not booleans, as in YAML 1.2. There is no limit on size, since the files are the operator's own
+/// and a whole cluster may stand in one of them; there are limits on aliases and on nesting.
 fn yaml_options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         strict_booleans: true,
         with_snippet: false,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: ALIAS_EVENTS },
         budget: serde_saphyr::budget! {
             max_events: usize::MAX,
             max_nodes: usize::MAX,
             max_total_scalar_bytes: usize::MAX,
             max_total_comment_bytes: usize::MAX,
+            max_recorded_anchor_events: ALIAS_EVENTS,
         },
     }
 }

@@ -1,0 +1,72 @@
+//! Objects for tests, each in a few words. Fields that a test is not about are changed in place.
+
+use super::{BlockObject, NodeObject, Object, PodName, PodObject};
+
+fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
+    texts.map(str::to_owned).to_vec()
+}
+
+/// A node with its own addresses and its blocks.
+pub fn node<const A: usize, const B: usize>(name: &str, addresses: [&str; A], pod_cidrs: [&str; B]) -> NodeObject {
+    NodeObject {
+        name: name.to_owned(),
+        status_addresses: texts(addresses),
+        pod_cidrs: texts(pod_cidrs),
+        ..NodeObject::default()
+    }
+}
+
+/// A pod of the namespace `default` on a node.
+pub fn pod<const A: usize>(name: &str, node: &str, addresses: [&str; A]) -> PodObject {
+    PodObject {
+        name: PodName::new("default", name),
+        node: Some(node.to_owned()),
+        status_ips: texts(addresses),
+        ..PodObject::default()
+    }
+}
+
+/// A confirmed block of a node.
+pub fn block(name: &str, node: &str, cidr: &str) -> BlockObject {
+    BlockObject {
+        name: name.to_owned(),
+        cidr: cidr.to_owned(),
+        node: node.to_owned(),
+        confirmed: true,
+        ..BlockObject::default()
+    }
+}
+
+impl From<NodeObject> for Object {
+    fn from(node: NodeObject) -> Self {
+        Self::Node(node)
+    }
+}
+
+impl From<PodObject> for Object {
+    fn from(pod: PodObject) -> Self {
+        Self::Pod(pod)
+    }
+}
+
+impl From<BlockObject> for Object {
+    fn from(block: BlockObject) -> Self {
+        Self::Block(block)
+    }
+}
+
+/// A cluster of `nodes` nodes, `node-0` and so on, with a block of 256 addresses each, and as many pods, spread evenly over them.
+/// Node `n` is 192.168.`n`, its block 10.`n`.0 (the number in two bytes).
+pub fn cluster(nodes: usize, pods: usize) -> Vec<Object> {
+    let bytes = |i: usize| (i / 256, i % 256);
+    let node_objects = (0..nodes).map(|i| {
+        let (high, low) = bytes(i);
+        node(&format!("node-{i}"), [&format!("192.168.{high}.{low}")], [&format!("10.{high}.{low}.0/24")]).into()
+    });
+    let pod_objects = (0..pods).map(|i| {
+        let (high, low) = bytes(i % nodes);
+        let host = 2 + i / nodes;
+        pod(&format!("pod-{i}"), &format!("node-{}", i % nodes), [&format!("10.{high}.{low}.{host}")]).into()
+    });
+    node_objects.chain(pod_objects).collect()
+}

@@ -1,0 +1,150 @@
+//! Golden packets: each program is given a packet by BPF_PROG_TEST_RUN, and must give back the right verdict, the right
+//! packet and the right counts. No interface and no traffic are needed, so this runs on any kernel.
+//!
+//! In: a loaded datapath, whose maps it fills with a small [`world`]. Out: one [`Outcome`](CaseResult) for each of the
+//! [`cases`]. Never: an attached program.
+
+mod cases;
+mod expect;
+mod packet;
+pub mod world;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{TestRun as _, programs::TestRunOptions};
+use margay_loader::datapath::Datapath;
+use margay_maps::{Counter, DropReason, Hook, Outcome};
+
+pub use self::cases::cases;
+
+/// A packet and what must become of it.
+pub struct Case {
+    /// What it shows, as a sentence.
+    pub name: &'static str,
+    /// The program.
+    pub hook: Hook,
+    /// The packet, from its Ethernet header on.
+    pub packet: Vec<u8>,
+    /// What must become of it.
+    pub expect: Expect,
+}
+
+/// What must become of a packet.
+pub enum Expect {
+    /// Passed on, not one byte changed.
+    Pass,
+    /// Dropped for this reason.
+    Drop(DropReason),
+    /// Redirected, with this outcome; the function compares the packet that came out with the one that went in.
+    Redirect(Outcome, fn(&[u8], &[u8]) -> Result<()>),
+}
+
+/// How one case went.
+pub struct CaseResult {
+    /// The case's name.
+    pub name: &'static str,
+    /// The program.
+    pub hook: Hook,
+    /// What was wrong, if anything.
+    pub error: Option<anyhow::Error>,
+}
+
+/// `enum tc_action` and TCX's verdicts (include/uapi/linux/pkt_cls.h, bpf.h): go on, drop, redirect.
+const UNSPEC: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// Fills the maps with the world, and runs every case.
+///
+/// # Errors
+/// The maps cannot be written or read.
+pub fn run(datapath: &mut Datapath) -> Result<Vec<CaseResult>> {
+    world::fill(&datapath.maps, datapath.features()).context("filling the maps")?;
+    let mut results = Vec::new();
+    for case in cases() {
+        let error = run_case(datapath, &case).err();
+        results.push(CaseResult { name: case.name, hook: case.hook, error });
+    }
+    Ok(results)
+}
+
+fn run_case(datapath: &mut Datapath, case: &Case) -> Result<()> {
+    let before = counts(datapath)?;
+    let mut out = vec![0_u8; case.packet.len() + 256];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&case.packet);
+    options.data_out = Some(&mut out);
+    let result = datapath.program(case.hook)?.test_run(options).context("running the program")?;
+    out.truncate(result.data_size_out as usize);
+    let after = counts(datapath)?;
+
+    let (outcome, reason) = match &case.expect {
+        Expect::Pass => {
+            ensure_verdict(result.return_value, UNSPEC)?;
+            ensure!(out == case.packet, "the packet was changed: {}", expect::first_difference(&case.packet, &out));
+            (Outcome::Passed, None)
+        }
+        Expect::Drop(reason) => {
+            ensure_verdict(result.return_value, SHOT)
+                .with_context(|| format!("it should be dropped for the reason {reason}"))?;
+            (Outcome::Dropped, Some(*reason))
+        }
+        Expect::Redirect(outcome, compare) => {
+            ensure_verdict(result.return_value, REDIRECT)?;
+            compare(&case.packet, &out)?;
+            (*outcome, None)
+        }
+    };
+    let counted = after.since(&before);
+    let expected = Counts::of(case.hook, outcome, reason, case.packet.len());
+    ensure!(counted == expected, "counted {counted:?} instead of {expected:?}");
+    Ok(())
+}
+
+fn ensure_verdict(found: u32, expected: i32) -> Result<()> {
+    if found as i32 != expected {
+        bail!("the verdict is {} instead of {expected} (-1 go on, 2 drop, 7 redirect)", found as i32);
+    }
+    Ok(())
+}
+
+/// All counters that are not zero.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    traffic: Vec<(Hook, Outcome, Counter)>,
+    drops: Vec<(DropReason, Counter)>,
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// What one packet must have counted.
+    fn of(hook: Hook, outcome: Outcome, reason: Option<DropReason>, bytes: usize) -> Self {
+        let one = Counter { packets: 1, bytes: bytes as u64 };
+        Self { traffic: vec![(hook, outcome, one)], drops: reason.map(|r| (r, one)).into_iter().collect() }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let less = |now: Counter, then: Counter| Counter {
+            packets: now.packets - then.packets,
+            bytes: now.bytes - then.bytes,
+        };
+        let traffic = self.traffic.iter().zip(&before.traffic).map(|(n, b)| (n.0, n.1, less(n.2, b.2)));
+        let drops = self.drops.iter().zip(&before.drops).map(|(n, b)| (n.0, less(n.1, b.1)));
+        let some = |c: &Counter| c.packets != 0;
+        Self { traffic: traffic.filter(|(_, _, c)| some(c)).collect(), drops: drops.filter(|(_, c)| some(c)).collect() }
+    }
+}
+
+fn counts(datapath: &Datapath) -> Result<Counts> {
+    let maps = &datapath.maps;
+    let mut counts = Counts::default();
+    for hook in Hook::ALL {
+        for outcome in Outcome::ALL {
+            counts.traffic.push((hook, outcome, maps.traffic(hook, outcome)?));
+        }
+    }
+    for &reason in DropReason::ALL {
+        counts.drops.push((reason, maps.drops(reason)?));
+    }
+    Ok(counts)
+}
