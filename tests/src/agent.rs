@@ -109,8 +109,10 @@ impl Lab {
         agent.process.signal(signal)?;
         if !agent.process.wait(PATIENCE) {
             agent.process.end(Duration::ZERO)?;
+            agent.process.reap();
             bail!("the agent of node {node} did not end within {PATIENCE:?} of {signal}; it was killed");
         }
+        agent.process.reap();
         Ok(())
     }
 

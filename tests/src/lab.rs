@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use margay_loader::source::snapshot::Snapshot;
 
 use crate::{
     cluster::Cluster,
@@ -80,7 +81,8 @@ impl Lab {
     /// As [`Lab::from_dir`], in a directory that exists already and from then on belongs to the lab.
     pub(crate) fn build(name: &LabName, dir: RunDir, manifests: PathBuf) -> Result<Self> {
         let owner = Some(Process::current()?);
-        let state = State { name: name.clone(), manifests, owner, cluster: Cluster::default() };
+        let state =
+            State { name: name.clone(), manifests, owner, cluster: Cluster::default(), snapshot: Snapshot::default() };
         // From here on, Drop cleans up.
         let mut lab = Self { state, dir, complaints: Vec::new(), owned: true };
         lab.dir.save(&lab.state)?;
@@ -192,19 +194,14 @@ impl Lab {
     /// # Errors
     /// The directory cannot be read, an address cannot be given, or the kernel refuses.
     pub fn sync(&mut self) -> Result<Changes> {
-        let read = manifests::read(self.manifests())?;
+        let read = manifests::read(self.manifests(), Some(self.state.snapshot.clone()))?;
+        self.state.snapshot = read.snapshot;
         let before = self.state.cluster.clone();
         let (mut cluster, homeless) = Cluster::assign(read.wanted, &before)?;
         self.complaints = read.complaints;
         self.complaints.extend(homeless.iter().map(|p| format!("Pod {p} is on a node that does not exist")));
         for (name, node) in &before.nodes {
             cluster.nodes.entry(name.clone()).or_insert_with(|| node.clone());
-        }
-        if !read.complete {
-            // What an unreadable file described is not gone.
-            for (name, pod) in &before.pods {
-                cluster.pods.entry(name.clone()).or_insert_with(|| pod.clone());
-            }
         }
         if cluster.nodes.is_empty() {
             let why =

@@ -12,17 +12,22 @@
 //! a kernel and this binary.
 
 pub mod agent;
+pub mod builder;
 pub mod cluster;
+pub mod golden;
 pub mod lab;
 pub mod manifests;
 pub mod names;
 pub mod netlink;
 pub mod netns;
+pub mod probe;
 pub mod process;
 pub mod rundir;
 mod teardown;
+pub mod vm;
 pub mod wiring;
 
+pub use builder::LabBuilder;
 pub use lab::{Lab, Place};
 pub use names::{LabName, PodName};
 pub use netns::Namespace;

@@ -1,16 +1,14 @@
 //! Kubernetes manifests in and out. In: directories, read as the agent reads them. Out: what is [`Wanted`], and, in a
 //! directory of its own, what the lab assigned. Never: a change to the directory that the lab follows.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
-use margay_loader::object::{Objects, PodObject, parse};
+use margay_loader::{
+    object::{Objects, PodObject},
+    source::{dir::DirSource, snapshot::Snapshot},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,49 +20,26 @@ use crate::{
 /// What a directory says, and what in it makes no sense.
 #[derive(Debug, Default)]
 pub struct Read {
-    /// What is to stand.
+    /// What is to stand. What an unreadable file said before still counts.
     pub wanted: Wanted,
     /// Sentences about what was left out.
     pub complaints: Vec<String>,
-    /// Whether every file could be read; otherwise `wanted` may lack something that still stands.
-    pub complete: bool,
+    /// For the next reading.
+    pub snapshot: Snapshot,
 }
 
-/// Reads all manifests of a directory.
+/// Reads all manifests of a directory, as the agent reads them. `before` is the snapshot of the last reading.
 ///
 /// # Errors
 /// The directory cannot be listed. A single file that cannot be read is a complaint.
-pub fn read(dir: &Path) -> Result<Read> {
-    let mut read = Read { complete: true, ..Default::default() };
-    let mut objects = Objects::default();
-    for file in files(dir)? {
-        let format = match file.extension().and_then(|e| e.to_str()) {
-            Some("json") => parse::Format::Json,
-            _ => parse::Format::Yaml,
-        };
-        let text = fs::read_to_string(&file).map_err(|error| error.to_string());
-        match text.and_then(|text| parse::manifest(&text, format).map_err(|error| error.to_string())) {
-            Ok(manifest) => manifest.objects.into_iter().for_each(|object| objects.add(object)),
-            Err(error) => {
-                read.complete = false;
-                read.complaints.push(format!("{}: {error}", file.display()));
-            }
-        }
-    }
-    read.add(objects);
+pub fn read(dir: &Path, before: Option<Snapshot>) -> Result<Read> {
+    fs::read_dir(dir).with_context(|| format!("listing the manifests in {}", dir.display()))?;
+    let mut source = DirSource::new(vec![dir.to_owned()], before);
+    source.read();
+    let complaints = source.problems().iter().map(ToString::to_string).collect();
+    let mut read = Read { complaints, snapshot: source.snapshot().clone(), ..Default::default() };
+    read.add(source.objects().unwrap_or_default());
     Ok(read)
-}
-
-/// The manifests of a directory, in order of their names: `*.yaml`, `*.yml` and `*.json`, not hidden.
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).with_context(|| format!("listing the manifests in {}", dir.display()))?;
-    let is_manifest = |path: &PathBuf| {
-        let hidden = path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
-        !hidden && matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json")) && path.is_file()
-    };
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(is_manifest).collect();
-    files.sort_unstable();
-    Ok(files)
 }
 
 // === impl Read ===
@@ -241,8 +216,8 @@ status: {addresses: [{type: Hostname, address: a}, {type: InternalIP, address: 1
 {apiVersion: apps/v1, kind: Deployment, metadata: {name: other}}
 ",
         )]);
-        let read = read(dir.path()).unwrap();
-        assert!(read.complete && read.complaints.is_empty(), "{:?}", read.complaints);
+        let read = read(dir.path(), None).unwrap();
+        assert!(read.complaints.is_empty(), "{:?}", read.complaints);
         let a = &read.wanted.nodes["a"];
         assert_eq!(
             (a.address, &a.blocks[..]),
@@ -270,7 +245,7 @@ spec: {state: pending, node: a, cidr: 10.0.0.128/26, deleted: 'false'}
 ",
             ),
         ]);
-        assert_eq!(read(dir.path()).unwrap().wanted.nodes["a"].blocks, ["10.0.0.64/26".parse().unwrap()]);
+        assert_eq!(read(dir.path(), None).unwrap().wanted.nodes["a"].blocks, ["10.0.0.64/26".parse().unwrap()]);
     }
 
     #[test]
@@ -282,8 +257,7 @@ spec: {state: pending, node: a, cidr: 10.0.0.128/26, deleted: 'false'}
             ("notes.txt", "kind: [Node"),
             ("evil.yaml", "{apiVersion: v1, kind: Node, metadata: {name: ../../etc}}"),
         ]);
-        let read = read(dir.path()).unwrap();
-        assert!(!read.complete);
+        let read = read(dir.path(), None).unwrap();
         assert_eq!(read.complaints.len(), 2, "{:?}", read.complaints);
         assert!(read.complaints[0].contains("bad.yaml"));
         assert_eq!(read.wanted.nodes.len(), 1);
@@ -298,7 +272,7 @@ spec: {state: pending, node: a, cidr: 10.0.0.128/26, deleted: 'false'}
         let (cluster, _) = Cluster::assign(wanted, &Cluster::default()).unwrap();
         write_assigned(dir.path(), &cluster).unwrap();
         write_assigned(dir.path(), &cluster).unwrap();
-        let read = read(dir.path()).unwrap();
+        let read = read(dir.path(), None).unwrap();
         assert_eq!(read.wanted.nodes["a"].address, Some(cluster.nodes["a"].address));
         assert_eq!(read.wanted.nodes["a"].blocks, cluster.nodes["a"].blocks);
         let web = pod_name("web").unwrap();

@@ -67,7 +67,7 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended; says whether it has within `limit`. Children of this process are reaped.
+    /// Waits until it has ended; says whether it has within `limit`.
     pub fn wait(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while self.runs() {
@@ -76,9 +76,13 @@ impl Process {
             }
             sleep(Duration::from_millis(2));
         }
-        // ECHILD where it is somebody else's child, who reaps it.
-        let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
         true
+    }
+
+    /// Lets the kernel forget it, if it has ended and is a child of this process for which nobody else waits.
+    pub fn reap(&self) {
+        // ECHILD: it is somebody else's.
+        let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
     }
 
     /// Asks it to end, and kills it when it has not after `patience`.

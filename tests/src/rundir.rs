@@ -16,10 +16,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use margay_loader::source::snapshot::Snapshot;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    agent::Agent,
     cluster::Cluster,
     names::{LabName, RUN, without_dots},
     process::Process,
@@ -36,6 +38,8 @@ pub struct State {
     pub owner: Option<Process>,
     /// What stands.
     pub cluster: Cluster,
+    /// What the manifests said when they were last read.
+    pub snapshot: Snapshot,
 }
 
 /// The paths of one lab.
@@ -151,6 +155,12 @@ impl RunDir {
     /// Who the agent of a node is.
     pub fn agent_file(&self, node: &str) -> PathBuf {
         self.node(node).join("agent.json")
+    }
+
+    /// All agents that were started.
+    pub fn agents(&self) -> Vec<Agent> {
+        let nodes = fs::read_dir(self.root.join("nodes")).into_iter().flatten().flatten();
+        nodes.filter_map(|node| read_json(&node.path().join("agent.json")).ok()).collect()
     }
 
     fn show(&self) -> std::path::Display<'_> {

@@ -31,6 +31,7 @@ pub(crate) fn take_down(name: &LabName) -> Result<()> {
     let mut note = |result: Result<()>| errors.extend(result.err().map(|error| format!("{error:#}")));
     let names = Namespace::list(&name.prefix())?;
     note(end_processes(&names));
+    RunDir::of(name).agents().iter().for_each(|agent| agent.process.reap());
     for namespace in &names {
         note(Namespace::remove(namespace));
     }
