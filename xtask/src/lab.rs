@@ -17,7 +17,7 @@ pub fn main(subcommand: &str, args: &[OsString]) -> Result<ExitCode> {
     let needs: &[Need] = if help { &[Need::Build] } else { &[Need::Build, Need::Lab] };
     setup::ensure(needs)?;
     let lab = build()?;
-    let mut command = if help { std::process::Command::new(&lab) } else { root::command(&lab)? };
+    let mut command = if help { std::process::Command::new(&lab) } else { root::command(&lab, &[])? };
     command.arg(subcommand).args(args);
     Err(Error::new(command.exec()).context(format!("starting {}", lab.display())))
 }

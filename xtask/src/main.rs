@@ -9,6 +9,7 @@ mod lab;
 mod paths;
 mod run;
 mod setup;
+mod suite;
 mod vm;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +50,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    Test(suite::Args),
     VmTest(vm::Args),
 }
 
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => ebpf::main(&args),
         Command::Demo { args } => lab::main("demo", &args),
         Command::Lab { args } => lab::main("lab", &args),
+        Command::Test(args) => suite::main(&args),
         Command::VmTest(args) => vm::main(&args),
     };
     match done {

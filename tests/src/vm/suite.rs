@@ -30,7 +30,8 @@ pub fn run() -> ! {
 }
 
 fn guarded(check: Run, context: &mut Context) -> Result<Verdict> {
-    catch_unwind(AssertUnwindSafe(|| check(context))).unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", message(&*panic))))
+    catch_unwind(AssertUnwindSafe(|| check(context)))
+        .unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", message(&*panic))))
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -167,8 +167,8 @@ fn packages(missing: &[&'static Tool], distribution: Distribution) -> Vec<&'stat
 }
 
 fn apt_get(verb: &[&str], packages: &[&str]) -> Result<()> {
-    let mut apt = root::command(Path::new("/usr/bin/apt-get"))?;
-    apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "Dpkg::Use-Pty=0"]).args(verb).args(packages);
+    let mut apt = root::command(Path::new("apt-get"), &[("DEBIAN_FRONTEND", "noninteractive".as_ref())])?;
+    apt.args(["-q", "-o", "Dpkg::Use-Pty=0"]).args(verb).args(packages);
     // apt's report is progress, not a result: keep standard output for results.
     apt.stdout(std::io::stderr());
     run(&mut apt, "installing packages")

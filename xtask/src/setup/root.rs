@@ -6,7 +6,14 @@
 use super::packages;
 use crate::paths;
 use anyhow::{Context, Result, bail};
-use std::{env, ffi::OsString, fs, os::unix::fs::MetadataExt, path::Path, process::Command};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::Command,
+};
 
 /// Variables that must survive sudo, which otherwise starts with an environment of its own.
 const KEPT: [&str; 8] = [
@@ -27,11 +34,14 @@ pub fn is_root() -> Result<bool> {
     Ok(owner == 0)
 }
 
-/// A command that runs `program` as root with the variables that builds and labs look at, and a `PATH` with the lab's tools.
-pub fn command(program: &Path) -> Result<Command> {
+/// A command that runs `program` as root with the variables that builds and labs look at, a `PATH` with the lab's
+/// tools, and `variables`.
+pub fn command(program: &Path, variables: &[(&str, &OsStr)]) -> Result<Command> {
+    let path = packages::search_path();
+    let variables = variables.iter().copied().chain([("PATH", path.as_os_str())]);
     if is_root()? {
         let mut command = Command::new(program);
-        command.env("PATH", packages::search_path());
+        command.envs(variables);
         return Ok(command);
     }
     let Some(sudo) = paths::executable("sudo") else {
@@ -42,9 +52,8 @@ pub fn command(program: &Path) -> Result<Command> {
         );
     };
     let mut command = Command::new(sudo);
-    let mut path = OsString::from("PATH=");
-    path.push(packages::search_path());
-    command.arg("env").args(kept(env::vars_os())).arg(path).arg(program);
+    command.arg("env").args(kept(env::vars_os()));
+    command.args(variables.map(|(name, value)| pair(name.into(), value))).arg(program);
     Ok(command)
 }
 
@@ -52,14 +61,14 @@ pub fn command(program: &Path) -> Result<Command> {
 fn kept(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<OsString> {
     let wanted =
         |name: &OsString| name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("MARGAY_"));
-    vars.filter(|(name, _)| wanted(name))
-        .map(|(name, value)| {
-            let mut pair = name;
-            pair.push("=");
-            pair.push(value);
-            pair
-        })
-        .collect()
+    vars.filter(|(name, _)| wanted(name)).map(|(name, value)| pair(name, &value)).collect()
+}
+
+fn pair(name: OsString, value: &OsStr) -> OsString {
+    let mut pair = name;
+    pair.push("=");
+    pair.push(value);
+    pair
 }
 
 #[cfg(test)]

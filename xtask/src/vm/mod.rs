@@ -22,7 +22,8 @@ use crate::{
 use anyhow::{Context, Result};
 use pins::Pin;
 use qemu::{Accelerator, Boot};
-use serial::{Check, Status};
+use serial::Check;
+pub use serial::Status;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -45,11 +46,20 @@ pub struct Args {
     #[arg(short, long)]
     verbose: bool,
     /// How to run the VMs
-    #[arg(long, value_enum, env = "MARGAY_VM_ACCELERATOR", default_value_t = Accelerator::Tcg)]
+    #[arg(long, value_enum, default_value_t = Accelerator::Tcg)]
     accelerator: Accelerator,
     /// Seconds after which a kernel that is not done counts as failed
-    #[arg(long, value_name = "SECONDS", default_value_t = 240)]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIME_LIMIT_S)]
     time_limit: u64,
+}
+
+/// Seconds for one kernel: several times what an emulated one needs on two busy processors.
+const TIME_LIMIT_S: u64 = 240;
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { kernels: Vec::new(), verbose: false, accelerator: Accelerator::Tcg, time_limit: TIME_LIMIT_S }
+    }
 }
 
 /// Modules that Debian's kernels do not have built in and the suite needs; what they depend on is found by itself.
@@ -111,6 +121,11 @@ pub fn run(args: &Args) -> Result<Vec<Outcome>> {
         outcomes.push(outcome.with_context(|| format!("testing kernel {}", pin.name))?);
     }
     Ok(outcomes)
+}
+
+/// The names of all kernels of the matrix.
+pub fn kernel_names() -> Result<Vec<String>> {
+    Ok(chosen(&[])?.into_iter().map(|pin| pin.name).collect())
 }
 
 fn chosen(names: &[String]) -> Result<Vec<Pin>> {
