@@ -76,6 +76,14 @@ impl Lab {
     /// # Errors
     /// One runs there already, or the process cannot be started.
     pub fn start_agent(&self, node: &str, binary: &Path) -> Result<()> {
+        self.start_agent_with(node, binary, &[])
+    }
+
+    /// As [`Lab::start_agent`], with further options of `margay agent`.
+    ///
+    /// # Errors
+    /// As [`Lab::start_agent`].
+    pub fn start_agent_with(&self, node: &str, binary: &Path, options: &[&str]) -> Result<()> {
         let place = self.node(node)?;
         if let Some(agent) = self.agent(node).filter(|a| a.process.runs()) {
             bail!("node {node} has an agent already, process {}", agent.process.pid);
@@ -86,7 +94,7 @@ impl Lab {
         let log = self.dir.agent_log(node);
         let log = File::options().create(true).append(true).open(&log).context("opening the agent's log")?;
         let mut command = place.namespace.command(binary);
-        command.arg("agent").args(["--node-name", node]);
+        command.arg("agent").args(["--node-name", node]).args(options);
         command.arg("--manifests").arg(self.manifests()).arg("--manifests").arg(self.dir.status());
         command.args(self.margay_dirs(node)).stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
         own_session(&mut command);

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fmt, fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
@@ -59,6 +59,21 @@ pub struct Place {
     pub node: String,
     /// Its network namespace.
     pub namespace: Namespace,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Whether it is a pod; otherwise a node. Only pods have a slash in their names.
+    pub fn is_pod(&self) -> bool {
+        self.name.contains('/')
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.address)
+    }
 }
 
 // === impl Lab ===

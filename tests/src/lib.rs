@@ -12,6 +12,7 @@
 //! a kernel and this binary.
 
 pub mod agent;
+pub mod bench;
 pub mod builder;
 pub mod cluster;
 pub mod golden;
@@ -22,6 +23,7 @@ pub mod netlink;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod reach;
 pub mod rundir;
 mod teardown;
 pub mod vm;

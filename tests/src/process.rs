@@ -153,5 +153,6 @@ mod tests {
         let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
         process.end(Duration::from_millis(100)).unwrap();
         assert!(!process.runs());
+        assert!(!child.wait().unwrap().success());
     }
 }

@@ -1,9 +1,12 @@
 //! The command line. In: arguments. Out: an exit code: 0, or 1 with a sentence on standard error, or that of the command
 //! that `exec` ran. Never: a decision that the library could make.
 
+mod demo;
 mod down;
 mod exec;
+mod interrupt;
 mod status;
+mod style;
 mod table;
 mod up;
 
@@ -27,6 +30,7 @@ enum Top {
     /// A cluster from any directory of Kubernetes manifests: up, look around, change, down
     #[command(subcommand)]
     Lab(Lab),
+    Demo(demo::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +69,7 @@ enum Format {
 pub fn run() -> ExitCode {
     let Cli { command } = Cli::parse();
     let result = match command {
+        Top::Demo(args) => done(demo::demo(args)),
         Top::Lab(Lab::Up(args)) => done(up::up(args)),
         Top::Lab(Lab::Sync(args)) => done(up::sync(args)),
         Top::Lab(Lab::Exec(args)) => exec::exec(args),

@@ -23,9 +23,8 @@ const PIECE: usize = 16 * 1024;
 /// # Errors
 /// No connection, a stall, or wrong content. The message names both ends.
 pub fn exchange(client: &Place, server: &Place, bytes: u64) -> Result<IpAddr> {
-    try_exchange(client, server, bytes, ANSWER).with_context(|| {
-        format!("TCP, {bytes} bytes each way, from {} to {} ({})", client.name, server.name, server.address)
-    })
+    try_exchange(client, server, bytes, ANSWER)
+        .with_context(|| format!("TCP, {bytes} bytes each way, from {client} to {server}"))
 }
 
 /// As [`exchange`], with no more than `patience` for each step.
