@@ -12,6 +12,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{self, Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
@@ -82,8 +84,33 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// How long nothing must have changed in a directory before it is read: whoever writes a file, copies a folder or deletes one
+/// is not to be caught half way.
+const QUIET: Duration = Duration::from_millis(20);
+/// How often to wait for that. Somebody who never stops writing is read all the same.
+const PATIENCE: u32 = 10;
+
 fn read_directory(dir: &Path) -> DirectoryReading {
-    DirectoryReading { path: text(dir), files: read_files(dir).map_err(|error| error.to_string()) }
+    let mut files = Err(io::Error::from(ErrorKind::NotFound));
+    for _ in 0..PATIENCE {
+        let before = last_change(dir);
+        let age = before.and_then(|time| time.elapsed().ok());
+        if let Some(rest) = age.and_then(|age| QUIET.checked_sub(age)) {
+            thread::sleep(rest);
+        }
+        files = read_files(dir);
+        if last_change(dir) == before {
+            break;
+        }
+    }
+    DirectoryReading { path: text(dir), files: files.map_err(|error| error.to_string()) }
+}
+
+/// When the directory or a manifest in it was last written, as far as the file system says.
+fn last_change(dir: &Path) -> Option<SystemTime> {
+    let manifests = fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| is_manifest(&entry.file_name()));
+    let paths = manifests.map(|entry| entry.path()).chain([dir.to_owned()]);
+    paths.filter_map(|path| fs::metadata(path).ok()?.modified().ok()).max()
 }
 
 fn read_files(dir: &Path) -> io::Result<BTreeMap<String, Result<Vec<u8>, String>>> {

@@ -8,4 +8,6 @@
 
 pub mod dir;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod watch;

@@ -54,7 +54,7 @@ struct File {
 impl Snapshot {
     /// What follows from reading the directories again.
     ///
-    /// * A file that cannot be understood, or a directory that cannot be listed, keeps what it had.
+    /// * A file that cannot be understood or is all at once empty, or a directory that cannot be listed, keeps what it had.
     /// * A file that is no longer there takes its objects away.
     /// * Where several files of one directory hold one object, that of the file stays in force that had it before; when
     ///   all are new, that of the first file by name.
@@ -165,6 +165,10 @@ impl File {
             return Ok(before.clone());
         }
         let text = str::from_utf8(content).map_err(|error| format!("it is not UTF-8: {error}"))?;
+        // Whoever writes a file in place empties it first. Who means to delete objects deletes the file, or says nothing in a comment.
+        if text.trim().is_empty() && before.is_some_and(|before| before.all().next().is_some()) {
+            return Err("it is empty now".to_owned());
+        }
         let format = if name.ends_with(".json") { Format::Json } else { Format::Yaml };
         let manifest = parse::manifest(text, format).map_err(|error| error.to_string())?;
         Ok(Self { digest, objects: manifest.objects, shadowed: Vec::new(), ignored: manifest.ignored })
@@ -192,7 +196,7 @@ fn unread(path: &str, error: &str, before: Option<&File>) -> Problem {
         Some(count) => format!("the {count} objects that it last held stay in force"),
         None => "it counts for nothing".to_owned(),
     };
-    Problem::new(format!("file {path}"), error, format!("correct it; until then {stays}"))
+    Problem::new(format!("file {path}"), error, format!("correct or delete it; until then {stays}"))
 }
 
 fn twice(object: &ObjectName, path: &str, owner: &str, other: &str) -> Problem {
