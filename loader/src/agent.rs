@@ -5,9 +5,10 @@
 //! the agent, however it happens, changes nothing: programs, maps and routes stay and go on working.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,19 +16,24 @@ use anyhow::{Context as _, Result};
 use margay_maps::Features;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
     time::MissedTickBehavior,
 };
 use tracing::{error, info, warn};
 
 use crate::{
     apply,
+    cni::{
+        SOCKET,
+        server::{NoAddresses, PassRequest, Readiness, Server},
+    },
     datapath::{
         Datapath,
         attach::{Depth, Known},
     },
-    host::{Host, sysctl},
+    host::{Host, HostError, sysctl},
     model::Model,
-    plan::{self, HostView, Options, Plan},
+    plan::{self, Attachment, HostView, Options, Plan},
     problem::Problem,
     source::dir::DirSource,
     state::{StateDir, Status},
@@ -60,7 +66,8 @@ pub struct AgentConfig {
 /// to stop, not when it has stopped.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The least time from the end of one pass to the next, so that a burst of events is one pass.
+/// The least time from the end of one pass to the next that an event brings about, so that a burst of events is one
+/// pass. Plugins do not wait for it.
 const PASS_GAP: Duration = Duration::from_millis(10);
 
 /// Runs until SIGTERM or SIGINT.
@@ -75,22 +82,40 @@ pub async fn run(config: AgentConfig) -> Result<()> {
     let mut host_changes = Host::watch()?;
     let mut agent = Agent::start(config, state)?;
     let mut source_changes = agent.source.watch();
+    let mut cni_requests = agent.serve_cni()?;
     let mut resync = tokio::time::interval(agent.config.resync);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     info!(node = agent.config.node_name, "agent started");
+    let mut calm = tokio::time::Instant::now();
     loop {
+        let mut waiting = Vec::new();
         let depth = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = resync.tick() => Depth::Everything,
-            Some(()) = host_changes.recv() => Depth::Changes,
-            Some(()) = source_changes.recv() => Depth::Changes,
+            Some(request) = cni_requests.recv() => {
+                waiting.push(request);
+                Depth::Changes
+            }
+            Some(()) = after(calm, host_changes.recv()) => Depth::Changes,
+            Some(()) = after(calm, source_changes.recv()) => Depth::Changes,
         };
+        // Whoever asks while this pass is being prepared is served by it too.
+        while let Ok(request) = cni_requests.try_recv() {
+            waiting.push(request);
+        }
         agent.pass(depth).await;
-        tokio::time::sleep(PASS_GAP).await;
+        agent.answer(waiting);
+        calm = tokio::time::Instant::now() + PASS_GAP;
     }
     info!("agent stops; the datapath stays in force");
     Ok(())
+}
+
+/// `event`, but not before `calm`.
+async fn after<T>(calm: tokio::time::Instant, event: impl Future<Output = T>) -> T {
+    tokio::time::sleep_until(calm).await;
+    event.await
 }
 
 /// Everything that lives from pass to pass.
@@ -104,6 +129,11 @@ struct Agent {
     attached: Known,
     reported: Vec<Problem>,
     passes: u64,
+    cni: Arc<Server>,
+    cni_requests: Option<mpsc::Receiver<PassRequest>>,
+    readiness: watch::Sender<Readiness>,
+    /// The interfaces that the last pass has put in force, and what it could not.
+    in_force: BTreeSet<String>,
 }
 
 // === impl Agent ===
@@ -114,6 +144,8 @@ impl Agent {
         let host = Host::connect()?;
         let last_good = state.last_good()?;
         let source = DirSource::new(config.manifests.clone(), last_good);
+        let (readiness, watched) = watch::channel(Readiness::default());
+        let (cni, cni_requests) = Server::new(state.clone(), Box::new(NoAddresses), watched)?;
         Ok(Self {
             config,
             state,
@@ -124,7 +156,38 @@ impl Agent {
             attached: Known::new(),
             reported: Vec::new(),
             passes: 0,
+            cni,
+            cni_requests: Some(cni_requests),
+            readiness,
+            in_force: BTreeSet::new(),
         })
+    }
+
+    /// Opens the socket for CNI plugins. What they ask of the loop comes out of the channel.
+    fn serve_cni(&mut self) -> Result<mpsc::Receiver<PassRequest>> {
+        let socket = self.state.path(SOCKET);
+        self.cni.listen(&socket).with_context(|| format!("listening on {}", socket.display()))?;
+        self.cni_requests.take().context("the CNI server is started once")
+    }
+
+    /// Tells the plugins that waited for the last pass how it went.
+    fn answer(&self, waiting: Vec<PassRequest>) {
+        for PassRequest { interface, done } in waiting {
+            let result = match &interface {
+                Some(name) if !self.in_force.contains(name) => Err(self.what_keeps(name)),
+                _ => Ok(()),
+            };
+            // A plugin that has gone does not want to know.
+            drop(done.send(result));
+        }
+    }
+
+    fn what_keeps(&self, interface: &str) -> String {
+        let problems = self.reported.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        format!(
+            "{interface} is not in force: {}",
+            if problems.is_empty() { "the kernel has no such interface" } else { &problems }
+        )
     }
 
     /// Reads everything, and mends whatever differs.
@@ -132,6 +195,7 @@ impl Agent {
         let started = Instant::now();
         let mut problems = Vec::new();
         self.read(&mut problems);
+        self.in_force.clear();
         let plan = match self.enforce(depth, &mut problems).await {
             Ok(plan) => Some(plan),
             Err(e) => {
@@ -153,7 +217,8 @@ impl Agent {
         if changed && let Err(e) = self.state.write_last_good(self.source.snapshot()) {
             problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
         }
-        let Some(objects) = self.source.objects() else { return };
+        let Some(mut objects) = self.source.objects() else { return };
+        self.cni.records().amend(&mut objects, &self.config.node_name);
         let (model, found) = Model::build(&objects, self.model.as_ref());
         problems.extend(found);
         self.model = Some(model);
@@ -172,11 +237,16 @@ impl Agent {
         let options = options(&self.config, self.datapath.features());
         let mut view = self.host.view().await?;
         let mut plan = plan::plan(model, &view, &options);
-        if let Some(overlay) = &plan.overlay
-            && self.host.ensure_overlay(overlay).await?
-        {
-            view = self.host.view().await?;
-            plan = plan::plan(model, &view, &options);
+        if let Some(overlay) = &plan.overlay {
+            // Without the device pods of one node still reach each other: what fails is reported, the rest goes on.
+            match self.host.ensure_overlay(overlay).await {
+                Ok(true) => {
+                    view = self.host.view().await?;
+                    plan = plan::plan(model, &view, &options);
+                }
+                Ok(false) => {}
+                Err(e) => problems.push(host_problem("the overlay device", &e)),
+            }
         }
         problems.extend(plan.problems.iter().cloned());
         problems.extend(apply::apply(&plan, &self.datapath.maps));
@@ -190,7 +260,11 @@ impl Agent {
         let (refused, set) = sysctl::ensure(&plan.sysctls);
         problems.extend(refused);
         self.state.remember_sysctls(&set)?;
-        self.host.ensure_routes(&plan.host_routes, overlay_index(&view)).await?;
+        if let Err(e) = self.host.ensure_routes(&plan.host_routes, overlay_index(&view)).await {
+            problems.push(host_problem("the host's routes", &e));
+        }
+        self.in_force = in_force(&plan, &self.attached);
+        self.readiness.send_replace(Readiness { ready: true, mtu: plan.config.overlay_mtu });
         Ok(plan)
     }
 
@@ -231,6 +305,20 @@ impl Agent {
             error!("{e}");
         }
     }
+}
+
+fn host_problem(object: &str, error: &HostError) -> Problem {
+    Problem::new(object, error.to_string(), "see the agent's log; it tries again")
+}
+
+/// The interfaces that have both an address in the maps and all of their programs.
+fn in_force(plan: &Plan, attached: &Known) -> BTreeSet<String> {
+    let with_address: BTreeSet<u32> = plan.endpoints.values().map(|e| e.ifindex).collect();
+    let complete = |a: &&Attachment| {
+        with_address.contains(&a.ifindex)
+            && a.role.hooks().iter().all(|(hook, _)| attached.contains(&(a.ifindex, *hook)))
+    };
+    plan.attachments.iter().filter(complete).map(|a| a.name.clone()).collect()
 }
 
 /// This node's pods by address, for people.

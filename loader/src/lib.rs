@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod apply;
 pub mod cli;
+pub mod cni;
 pub mod datapath;
 pub mod host;
 pub mod model;

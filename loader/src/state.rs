@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    cni::SOCKET,
     datapath::{Backend, ProgramFacts},
     problem::Problem,
 };
@@ -26,6 +27,7 @@ pub const DEFAULT_STATE_DIR: &str = "/run/margay";
 const STATUS: &str = "status.json";
 const LAST_GOOD: &str = "last-good.json";
 const SYSCTLS: &str = "sysctls-before.json";
+const ATTACHMENTS: &str = "attachments.json";
 const LOCK: &str = "agent.lock";
 
 /// What the agent says of itself. Written after every pass.
@@ -160,6 +162,27 @@ impl StateDir {
         self.write(LAST_GOOD, input)
     }
 
+    /// The attachments that the CNI plugin made, as an earlier agent remembered them.
+    ///
+    /// # Errors
+    /// The file is there but cannot be read.
+    pub fn attachments<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
+        self.read(ATTACHMENTS)
+    }
+
+    /// Keeps the attachments.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn write_attachments<T: Serialize>(&self, attachments: &T) -> Result<(), StateError> {
+        self.write(ATTACHMENTS, attachments)
+    }
+
+    /// The path of a file or socket in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     /// Remembers what kernel settings said before the agent first changed them, for [`crate::uninstall`].
     ///
     /// # Errors
@@ -186,7 +209,7 @@ impl StateDir {
     /// # Errors
     /// A file could not be removed.
     pub fn remove(&self) -> Result<(), StateError> {
-        for name in [STATUS, LAST_GOOD, SYSCTLS, LOCK] {
+        for name in [STATUS, LAST_GOOD, SYSCTLS, ATTACHMENTS, SOCKET, LOCK] {
             let path = self.dir.join(name);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.io("removing", &path, e)),

@@ -1,0 +1,198 @@
+//! What the agent remembers of the attachments that the plugin has made: they are pods of this node before the API says
+//! so, and after it has forgotten them.
+//!
+//! In: what the plugin asked. Out: pods with addresses, for the model. Pure; [`crate::state`] keeps it on disk.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    protocol::{Attached, Prepare},
+    spec::AttachmentId,
+};
+use crate::{
+    names::workload_interface,
+    object::{Object, Objects, PodName, PodObject},
+};
+
+/// One attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The container and its interface.
+    pub attachment: AttachmentId,
+    /// The pod.
+    pub pod: PodName,
+    /// The pod's network namespace.
+    pub netns: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether Margay's own address manager gave them.
+    pub own_addresses: bool,
+    /// Whether the interface is there: ADD has come to its second half.
+    pub committed: bool,
+}
+
+/// All attachments of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    records: Vec<Record>,
+}
+
+// === impl Records ===
+
+impl Records {
+    /// The record of an attachment.
+    pub fn get(&self, attachment: &AttachmentId) -> Option<&Record> {
+        self.records.iter().find(|r| r.attachment == *attachment)
+    }
+
+    /// All records.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter()
+    }
+
+    /// Remembers an attachment whose interface is yet to be made. One of the same name is replaced.
+    pub fn prepare(&mut self, request: &Prepare, addresses: Vec<IpAddr>) {
+        let Prepare { attachment, pod, netns, given, wanted: _ } = request;
+        self.records.retain(|r| r.attachment != *attachment);
+        self.records.push(Record {
+            attachment: attachment.clone(),
+            pod: pod.clone(),
+            netns: netns.clone(),
+            own_addresses: given.is_empty(),
+            addresses,
+            committed: false,
+        });
+    }
+
+    /// The interface has been made. `false` if nobody prepared it.
+    pub fn commit(&mut self, attachment: &AttachmentId) -> bool {
+        let record = self.records.iter_mut().find(|r| r.attachment == *attachment);
+        record.map(|r| r.committed = true).is_some()
+    }
+
+    /// Forgets an attachment.
+    pub fn remove(&mut self, attachment: &AttachmentId) -> Option<Record> {
+        let at = self.records.iter().position(|r| r.attachment == *attachment)?;
+        Some(self.records.remove(at))
+    }
+
+    /// Remembers again what [`Records::remove`] gave, as one whose interface is gone: it is a pod no more, but its
+    /// addresses are still out.
+    pub fn restore(&mut self, record: Record) {
+        self.records.insert(0, Record { committed: false, ..record });
+    }
+
+    /// The attachments that are not among `valid`.
+    pub fn stale(&self, valid: &[AttachmentId]) -> Vec<AttachmentId> {
+        let all = self.records.iter().map(|r| &r.attachment);
+        all.filter(|a| !valid.contains(a)).cloned().collect()
+    }
+
+    /// What the plugin is told of an attachment.
+    pub fn attached(&self, record: &Record) -> Attached {
+        let newer = self.records.iter().rposition(|r| r.pod == record.pod);
+        let own = self.records.iter().position(|r| r.attachment == record.attachment);
+        Attached {
+            host_interface: workload_interface(&record.pod.namespace, &record.pod.name),
+            addresses: record.addresses.clone(),
+            superseded: newer > own,
+        }
+    }
+
+    /// Adds the attachments to what the source says: the pods of this node have the addresses that they were given.
+    ///
+    /// A pod that the source has on another node by now has moved there, and only waits here for its DEL; of two
+    /// attachments of one pod the newer counts.
+    pub fn amend(&self, objects: &mut Objects, node: &str) {
+        let mut latest = BTreeMap::new();
+        for record in self.records.iter().filter(|r| r.committed) {
+            latest.insert(&record.pod, record);
+        }
+        for (pod, record) in latest {
+            let elsewhere = objects.pods.get(pod).and_then(|p| p.node.as_deref()).is_some_and(|n| n != node);
+            if elsewhere {
+                continue;
+            }
+            objects.add(Object::Pod(PodObject {
+                name: pod.clone(),
+                node: Some(node.to_owned()),
+                status_ips: record.addresses.iter().map(ToString::to_string).collect(),
+                ..PodObject::default()
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(container: &str) -> AttachmentId {
+        AttachmentId { container_id: container.to_owned(), ifname: "eth0".to_owned() }
+    }
+
+    fn prepared(records: &mut Records, container: &str, pod: &str, ip: &str) {
+        let request = Prepare {
+            attachment: id(container),
+            pod: PodName::new("default", pod),
+            netns: "/run/netns/x".to_owned(),
+            given: vec![],
+            wanted: vec![],
+        };
+        records.prepare(&request, vec![ip.parse().unwrap()]);
+    }
+
+    fn addresses(records: &Records, objects: &mut Objects) -> Vec<(String, Vec<String>)> {
+        records.amend(objects, "a");
+        objects.pods.values().map(|p| (p.name.name.clone(), p.status_ips.clone())).collect()
+    }
+
+    #[test]
+    fn an_attachment_counts_once_it_is_committed() {
+        let mut records = Records::default();
+        prepared(&mut records, "c1", "web", "10.0.0.1");
+        assert_eq!(addresses(&records, &mut Objects::default()), []);
+        assert!(records.commit(&id("c1")));
+        assert_eq!(addresses(&records, &mut Objects::default()), [("web".to_owned(), vec!["10.0.0.1".to_owned()])]);
+        assert!(!records.commit(&id("c2")));
+    }
+
+    #[test]
+    fn of_two_sandboxes_of_a_pod_the_newer_counts_and_a_late_del_of_the_older_leaves_it() {
+        let mut records = Records::default();
+        prepared(&mut records, "old", "web", "10.0.0.1");
+        prepared(&mut records, "new", "web", "10.0.0.2");
+        records.commit(&id("old"));
+        records.commit(&id("new"));
+        assert_eq!(addresses(&records, &mut Objects::default()), [("web".to_owned(), vec!["10.0.0.2".to_owned()])]);
+        assert!(records.attached(records.get(&id("old")).unwrap()).superseded);
+        assert!(!records.attached(records.get(&id("new")).unwrap()).superseded);
+        records.remove(&id("old"));
+        assert_eq!(addresses(&records, &mut Objects::default()), [("web".to_owned(), vec!["10.0.0.2".to_owned()])]);
+    }
+
+    #[test]
+    fn a_pod_that_has_moved_keeps_its_new_node_and_address() {
+        let mut records = Records::default();
+        prepared(&mut records, "c1", "web", "10.0.0.1");
+        records.commit(&id("c1"));
+        let mut objects = Objects::default();
+        objects.add(Object::Pod(PodObject {
+            name: PodName::new("default", "web"),
+            node: Some("b".to_owned()),
+            status_ips: vec!["10.0.1.1".to_owned()],
+            ..PodObject::default()
+        }));
+        assert_eq!(addresses(&records, &mut objects), [("web".to_owned(), vec!["10.0.1.1".to_owned()])]);
+    }
+
+    #[test]
+    fn gc_finds_what_no_longer_exists() {
+        let mut records = Records::default();
+        prepared(&mut records, "c1", "a", "10.0.0.1");
+        prepared(&mut records, "c2", "b", "10.0.0.2");
+        assert_eq!(records.stale(&[id("c2")]), [id("c1")]);
+    }
+}

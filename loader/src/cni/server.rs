@@ -1,0 +1,260 @@
+//! The agent's side of the socket: addresses given and taken back, attachments remembered, and answers that are given
+//! only when what they say is in force.
+//!
+//! In: requests of plugins. Out: records, and passes asked of the agent's loop. Never: a map or an interface; those are the
+//! pass's.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot, watch},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    protocol::{Attached, Prepare, Prepared, Reply, Request},
+    records::{Record, Records},
+    spec::{AttachmentId, CniError, code},
+};
+use crate::state::{StateDir, StateError};
+
+/// Who gives addresses to pods.
+pub trait AddressManager: Send + Sync {
+    /// Gives the pod addresses, and says which MAC its annotation asks for. A repeated call for one attachment gives the
+    /// same.
+    fn assign<'a>(&'a self, request: &'a Prepare) -> BoxFuture<'a, Result<Assigned, CniError>>;
+    /// Takes back what the attachment had; nothing is no error.
+    fn release<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<(), CniError>>;
+}
+
+/// What an address manager gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The MAC that the pod's annotation asks for.
+    pub mac: Option<String>,
+}
+
+/// Stands in where nobody gives addresses: the agent's source is a directory, and directories cannot be written to.
+#[derive(Clone, Copy, Debug)]
+pub struct NoAddresses;
+
+impl AddressManager for NoAddresses {
+    fn assign<'a>(&'a self, _request: &'a Prepare) -> BoxFuture<'a, Result<Assigned, CniError>> {
+        let details = "this agent reads manifests from a directory and gives no addresses: name an address manager in \
+                       the network configuration, such as \"ipam\": {\"type\": \"host-local\", …}";
+        Box::pin(async move { Err(CniError::new(code::NO_ADDRESS, "giving the pod an address", details)) })
+    }
+
+    fn release<'a>(&'a self, _record: &'a Record) -> BoxFuture<'a, Result<(), CniError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A pass that somebody waits for.
+#[derive(Debug)]
+pub struct PassRequest {
+    /// The interface that must be in force afterwards, if any.
+    pub interface: Option<String>,
+    /// Told when the pass is over: what keeps the interface from being in force, if anything does.
+    pub done: oneshot::Sender<Result<(), String>>,
+}
+
+/// What the agent's loop tells the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether a pass has been completed.
+    pub ready: bool,
+    /// The overlay's MTU, in bytes; what a pod's interface gets.
+    pub mtu: u32,
+}
+
+/// Shared by all connections.
+pub struct Server {
+    records: Arc<Mutex<Records>>,
+    addresses: Box<dyn AddressManager>,
+    state: StateDir,
+    passes: mpsc::Sender<PassRequest>,
+    readiness: watch::Receiver<Readiness>,
+}
+
+/// The longest that ADD waits for a pass.
+const PASS_PATIENCE: Duration = Duration::from_secs(2);
+
+// === impl Server ===
+
+impl Server {
+    /// A server over what an earlier agent remembered, and the loop's end of it.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn new(
+        state: StateDir,
+        addresses: Box<dyn AddressManager>,
+        readiness: watch::Receiver<Readiness>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<PassRequest>), StateError> {
+        let records = Arc::new(Mutex::new(state.attachments()?.unwrap_or_default()));
+        let (passes, requests) = mpsc::channel(64);
+        Ok((Arc::new(Self { records, addresses, state, passes, readiness }), requests))
+    }
+
+    /// The attachments, for the model.
+    pub fn records(&self) -> Records {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the records, and keeps them before anybody hears of it.
+    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> Result<T, CniError> {
+        let mut records = self.lock();
+        let result = change(&mut records);
+        let kept = self.state.write_attachments(&*records);
+        kept.map_err(|e| CniError::new(code::TRY_AGAIN, "remembering the attachment", e.to_string()))?;
+        Ok(result)
+    }
+
+    /// Listens on the socket and serves until the runtime ends.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn listen(self: &Arc<Self>, socket: &Path) -> io::Result<()> {
+        // One that an earlier agent left. The lock on the state directory says that none runs now.
+        match fs::remove_file(socket) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(socket)?;
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _peer)) => drop(tokio::spawn(Arc::clone(&server).serve(stream))),
+                    Err(e) => {
+                        warn!("accepting a plugin's connection: {e}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn serve(self: Arc<Self>, stream: UnixStream) {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let reply = match serde_json::from_str(&line) {
+                Ok(request) => self.answer(request).await.unwrap_or_else(Reply::Failed),
+                Err(e) => Reply::Failed(CniError::new(code::DECODING, "understanding the plugin", e.to_string())),
+            };
+            let Ok(mut line) = serde_json::to_vec(&reply) else { return };
+            line.push(b'\n');
+            if write.write_all(&line).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request) -> Result<Reply, CniError> {
+        debug!(?request, "plugin");
+        match request {
+            Request::Prepare(request) => self.prepare(&request).await.map(Reply::Prepared),
+            Request::Commit { attachment } => self.commit(&attachment).await.map(Reply::Done),
+            Request::Release { attachment } => self.release(&attachment).await.map(Reply::Done),
+            Request::Check { attachment } => Ok(Reply::Done(self.attached(&attachment))),
+            Request::Gc { valid } => self.collect(&valid).await.map(|()| Reply::Done(None)),
+            Request::Status => self.ready().map(|_readiness| Reply::Done(None)),
+        }
+    }
+
+    fn ready(&self) -> Result<Readiness, CniError> {
+        let readiness = *self.readiness.borrow();
+        if readiness.ready && readiness.mtu != 0 {
+            return Ok(readiness);
+        }
+        let details = "it has not brought the datapath up yet; `margay status` says why";
+        Err(CniError::new(code::TRY_AGAIN, "waiting for Margay's agent", details))
+    }
+
+    fn attached(&self, attachment: &AttachmentId) -> Option<Attached> {
+        let records = self.lock();
+        records.get(attachment).map(|record| records.attached(record))
+    }
+
+    async fn prepare(&self, request: &Prepare) -> Result<Prepared, CniError> {
+        let mtu = self.ready()?.mtu;
+        let assigned = if request.given.is_empty() {
+            self.addresses.assign(request).await?
+        } else {
+            Assigned { addresses: request.given.clone(), mac: None }
+        };
+        let Assigned { addresses, mac } = assigned;
+        self.change(|records| records.prepare(request, addresses.clone()))?;
+        Ok(Prepared { addresses, mtu, mac })
+    }
+
+    async fn commit(&self, attachment: &AttachmentId) -> Result<Option<Attached>, CniError> {
+        if !self.change(|records| records.commit(attachment))? {
+            let details = "nobody prepared it, or it was released meanwhile";
+            return Err(CniError::new(code::TRY_AGAIN, "putting the attachment in force", details));
+        }
+        let Some(attached) = self.attached(attachment) else { return Ok(None) };
+        self.pass(Some(attached.host_interface.clone())).await?;
+        info!(interface = attached.host_interface, addresses = ?attached.addresses, "attached");
+        Ok(Some(attached))
+    }
+
+    /// First out of force, then back to the pool: nobody else may have an address that is still somebody's here.
+    async fn release(&self, attachment: &AttachmentId) -> Result<Option<Attached>, CniError> {
+        let Some(attached) = self.attached(attachment) else { return Ok(None) };
+        let record = self.lock().get(attachment).cloned();
+        self.change(|records| records.remove(attachment))?;
+        self.pass(None).await?;
+        if let Some(record) = record.filter(|r| r.own_addresses) {
+            let released = self.addresses.release(&record).await;
+            if released.is_err() {
+                // Remembered again, so that the next DEL, or GC, tries again.
+                self.change(|records| records.restore(record))?;
+            }
+            released?;
+        }
+        info!(interface = attached.host_interface, addresses = ?attached.addresses, "released");
+        Ok(Some(attached))
+    }
+
+    async fn collect(&self, valid: &[AttachmentId]) -> Result<(), CniError> {
+        let stale = self.lock().stale(valid);
+        for attachment in stale {
+            self.release(&attachment).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the agent's loop make a pass, and waits until it is over.
+    async fn pass(&self, interface: Option<String>) -> Result<(), CniError> {
+        let failed = |details: String| CniError::new(code::TRY_AGAIN, "putting the attachment in force", details);
+        let (done, over) = oneshot::channel();
+        let asked = self.passes.send(PassRequest { interface, done }).await;
+        asked.map_err(|_gone| failed("the agent is stopping".to_owned()))?;
+        match tokio::time::timeout(PASS_PATIENCE, over).await {
+            Ok(Ok(result)) => result.map_err(failed),
+            Ok(Err(_gone)) => Err(failed("the agent is stopping".to_owned())),
+            Err(_late) => Err(failed(format!("the agent took longer than {PASS_PATIENCE:?}"))),
+        }
+    }
+}
