@@ -14,7 +14,7 @@ use anyhow::{Result, anyhow};
 
 use super::{
     checks::{CHECKS, Context, Run},
-    report::{self, Counts, Verdict},
+    report::{self, Counts},
 };
 
 /// Runs everything.
@@ -29,7 +29,7 @@ pub fn run() -> ! {
     exit(i32::from(counts.failed > 0))
 }
 
-fn guarded(check: Run, context: &mut Context) -> Result<Verdict> {
+fn guarded(check: Run, context: &mut Context) -> Result<String> {
     catch_unwind(AssertUnwindSafe(|| check(context)))
         .unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", message(&*panic))))
 }

@@ -1,19 +1,30 @@
 //! The checks of the suite, in the order in which they run.
 //!
-//! In: what the checks before have built. Out: a [`Verdict`], or an error that says what did not hold.
+//! In: what the checks before have built. Out: one word for the host's table, or nothing; or an error that says what
+//! did not hold.
 
+mod attach;
+mod golden;
 mod load;
+mod reach;
+mod restart;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use margay_loader::datapath::Datapath;
 
-use super::report::Verdict;
+use crate::Lab;
 
 /// What one check leaves for the next.
 #[derive(Debug, Default)]
-pub struct Context {}
+pub struct Context {
+    /// The loaded programs, from `load` for `golden`.
+    datapath: Option<Datapath>,
+    /// Two nodes with agents, from `attach` for all that follow.
+    lab: Option<Lab>,
+}
 
 /// A check's function.
-pub type Run = fn(&mut Context) -> Result<Verdict>;
+pub type Run = fn(&mut Context) -> Result<String>;
 
 /// One check.
 pub struct Check {
@@ -24,4 +35,22 @@ pub struct Check {
 }
 
 /// All of them.
-pub const CHECKS: [Check; 1] = [Check { name: "load", run: load::run }];
+pub const CHECKS: [Check; 5] = [
+    Check { name: "load", run: load::run },
+    Check { name: "golden", run: golden::run },
+    Check { name: "attach", run: attach::run },
+    Check { name: "reach", run: reach::run },
+    Check { name: "restart", run: restart::run },
+];
+
+// === impl Context ===
+
+impl Context {
+    fn datapath(&mut self) -> Result<&mut Datapath> {
+        self.datapath.as_mut().context("the programs could not be loaded")
+    }
+
+    fn lab(&mut self) -> Result<&mut Lab> {
+        self.lab.as_mut().context("the lab could not be started")
+    }
+}
