@@ -187,7 +187,7 @@ fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf) -> AgentCon
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting the runtime")
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{
     spec::{Added, AttachmentId, CniError, NetConf, VERSIONS, code, versions_json},
     wire::{self, Wire},
 };
-use crate::{names::workload_interface, state::DEFAULT_STATE_DIR};
+use crate::{names::workload_interface, object::PodName, state::DEFAULT_STATE_DIR};
 
 /// The name under which `ipam.type` means Margay's own address manager.
 const OWN_IPAM: &str = "margay";
@@ -117,9 +117,27 @@ impl Plugin<'_> {
         result
     }
 
+    /// The pair is made first, so that the agent attaches programs to it while addresses are looked for.
     fn add_with(&self, agent: &mut Agent, netns: &File, given: Vec<IpAddr>) -> Result<Value, CniError> {
         let pod = self.call.pod.clone().unwrap_or_default();
         let host_interface = workload_interface(&pod.namespace, &pod.name);
+        wire::make(netns, &host_interface, &self.call.ifname).map_err(kernel)?;
+        let added = self.put_in_force(agent, netns, given, pod, &host_interface);
+        if added.is_err() {
+            // The error is the one to report; DEL, and the end of the namespace, try again.
+            drop(wire::remove(&host_interface));
+        }
+        Ok(added?.to_json(&self.conf.cni_version, self.conf.prev_result.as_ref()))
+    }
+
+    fn put_in_force(
+        &self,
+        agent: &mut Agent,
+        netns: &File,
+        given: Vec<IpAddr>,
+        pod: PodName,
+        host_interface: &str,
+    ) -> Result<Added, CniError> {
         let request = Request::Prepare(Prepare {
             attachment: self.attachment(),
             pod,
@@ -130,31 +148,21 @@ impl Plugin<'_> {
         let Reply::Prepared(prepared) = agent.ask(&request)? else { return Err(confused()) };
         let Prepared { addresses, mtu, mac } = prepared;
         let mtu = if self.conf.mtu == 0 { mtu } else { self.conf.mtu };
-        let wire = Wire {
-            host_interface: &host_interface,
-            interface: &self.call.ifname,
-            mac: self.mac(mac.as_deref())?,
-            addresses: &addresses,
-            mtu,
-        };
-        let kernel = |e: anyhow::Error| CniError::new(code::KERNEL, "wiring the pod", format!("{e:#}"));
-        let mac = wire::add(netns, &wire).map_err(kernel)?;
-        let committed = agent.ask(&Request::Commit { attachment: self.attachment() });
-        if let Err(error) = committed {
-            drop(wire::remove(&host_interface));
-            return Err(error);
-        }
-        let added = Added {
-            host_interface,
+        let mac = self.mac(mac.as_deref())?;
+        let interface = self.call.ifname.as_str();
+        let wire = Wire { host_interface, interface, mac, addresses: &addresses, mtu };
+        let mac = wire::configure(netns, &wire).map_err(kernel)?;
+        agent.ask(&Request::Commit { attachment: self.attachment() })?;
+        Ok(Added {
+            host_interface: host_interface.to_owned(),
             host_mac: HOST_MAC.to_string(),
-            interface: self.call.ifname.clone(),
+            interface: interface.to_owned(),
             mac: mac.to_string(),
             netns: self.call.netns.clone(),
             addresses,
             mtu,
             gateway: wire::GATEWAY.into(),
-        };
-        Ok(added.to_json(&self.conf.cni_version, self.conf.prev_result.as_ref()))
+        })
     }
 
     fn wanted(&self) -> Result<Vec<IpAddr>, CniError> {
@@ -224,6 +232,10 @@ impl Plugin<'_> {
         let unavailable = |e: CniError| CniError { code: code::NOT_AVAILABLE, ..e };
         self.agent().and_then(|mut a| a.ask(&Request::Status)).map(drop).map_err(unavailable)
     }
+}
+
+fn kernel(error: anyhow::Error) -> CniError {
+    CniError::new(code::KERNEL, "wiring the pod", format!("{error:#}"))
 }
 
 fn open_netns(path: &str) -> Result<File, CniError> {

@@ -78,55 +78,58 @@ impl Netlink {
         self.runtime.block_on(self.handle.link().del(index).execute()).context("deleting the device")
     }
 
-    fn up(&self, name: &str) -> Result<LinkMessage> {
-        let message = LinkUnspec::new_with_name(name).up().build();
-        (self.runtime.block_on(self.handle.link().change(message).execute()))
+    fn loopback_up(&self) -> Result<()> {
+        let message = LinkUnspec::new_with_name("lo").up().build();
+        self.runtime.block_on(self.handle.link().change(message).execute()).context("setting lo up")
+    }
+
+    /// Sets MTU and MAC, and the device up.
+    fn up(&self, name: &str, mtu: u32, mac: Option<Mac>) -> Result<LinkMessage> {
+        let mut message = LinkUnspec::new_with_name(name).mtu(mtu).up();
+        if let Some(mac) = mac {
+            message = message.address(mac.bytes.to_vec());
+        }
+        (self.runtime.block_on(self.handle.link().change(message.build()).execute()))
             .with_context(|| format!("setting {name} up"))?;
         self.find(name)?.ok_or_else(|| anyhow!("the device {name} has vanished"))
     }
 }
 
-/// Makes the pair. What an earlier call left under the host's name is taken away first. Returns the pod side's MAC.
+/// Makes the pair, both ends down. What an earlier call left under the host's name is taken away first.
+///
+/// The agent sees the new `cali*` at once and attaches its programs while the caller still asks for addresses.
 ///
 /// # Errors
-/// The namespace is gone, or the kernel refused; nothing is left then.
-pub fn add(netns: &File, wire: &Wire<'_>) -> Result<Mac> {
+/// The namespace is gone, the pod's name is taken, or the kernel refused; nothing is left then.
+pub fn make(netns: &File, host_interface: &str, interface: &str) -> Result<()> {
     let host = Netlink::here()?;
-    if let Some(leftover) = host.find(wire.host_interface)? {
+    if let Some(leftover) = host.find(host_interface)? {
         host.delete(leftover.header.index)?;
     }
-    let made = make(&host, netns, wire);
-    if made.is_err()
-        && let Ok(Some(half)) = host.find(wire.host_interface)
-    {
-        // The error above is the one to report.
-        drop(host.delete(half.header.index));
-    }
-    made
+    let peer = LinkUnspec::new_with_name(interface).setns_by_fd(netns.as_raw_fd()).build();
+    let pair = LinkVeth::new(host_interface, interface)
+        .address(Mac::GATEWAY.bytes.to_vec())
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
+    let names = || format!("making the veth pair {host_interface} and {interface}");
+    host.runtime.block_on(host.handle.link().add(pair).execute()).with_context(names)
 }
 
-fn make(host: &Netlink, netns: &File, wire: &Wire<'_>) -> Result<Mac> {
-    let mut peer = LinkUnspec::new_with_name(wire.interface).mtu(wire.mtu).setns_by_fd(netns.as_raw_fd());
-    if let Some(mac) = wire.mac {
-        peer = peer.address(mac.bytes.to_vec());
-    }
-    let pair = LinkVeth::new(wire.host_interface, wire.interface)
-        .mtu(wire.mtu)
-        .address(Mac::GATEWAY.bytes.to_vec())
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())))
-        .build();
-    let names = || format!("making the veth pair {} and {}", wire.host_interface, wire.interface);
-    host.runtime.block_on(host.handle.link().add(pair).execute()).with_context(names)?;
-    let mac = inside(netns, || configure(wire))?;
-    host.up(wire.host_interface)?;
+/// Gives both ends what they need and sets them up. Returns the pod side's MAC.
+///
+/// # Errors
+/// The namespace or the pair is gone, or the kernel refused.
+pub fn configure(netns: &File, wire: &Wire<'_>) -> Result<Mac> {
+    let mac = inside(netns, || configure_pod(wire))?;
+    Netlink::here()?.up(wire.host_interface, wire.mtu, None)?;
     Ok(mac)
 }
 
 /// The pod's side: loopback up, addresses, the route to the gateway and by it to everywhere.
-fn configure(wire: &Wire<'_>) -> Result<Mac> {
+fn configure_pod(wire: &Wire<'_>) -> Result<Mac> {
     let pod = Netlink::here()?;
-    pod.up("lo")?;
-    let link = pod.up(wire.interface)?;
+    pod.loopback_up()?;
+    let link = pod.up(wire.interface, wire.mtu, wire.mac)?;
     let index = link.header.index;
     for ip in wire.addresses {
         let len = if ip.is_ipv4() { 32 } else { 128 };
