@@ -5,6 +5,7 @@
 //! the agent, however it happens, changes nothing: programs, maps and routes stay and go on working.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
@@ -35,7 +36,7 @@ use crate::{
     model::Model,
     plan::{self, Attachment, HostView, Options, Plan},
     problem::Problem,
-    source::dir::DirSource,
+    source::{self, Keep, Source, SourceConfig},
     state::{StateDir, Status},
 };
 
@@ -44,8 +45,8 @@ use crate::{
 pub struct AgentConfig {
     /// `metadata.name` of this node's Node object.
     pub node_name: String,
-    /// The directories of manifests, later ones over earlier ones.
-    pub manifests: Vec<PathBuf>,
+    /// Where the state of the cluster comes from.
+    pub source: SourceConfig,
     /// The directory below which everything is pinned.
     pub bpffs: PathBuf,
     /// The agent's own directory.
@@ -108,6 +109,7 @@ pub async fn run(config: AgentConfig) -> Result<()> {
         agent.answer(waiting);
         calm = tokio::time::Instant::now() + PASS_GAP;
     }
+    agent.source.keep(&agent.state, Keep::Last)?;
     info!("agent stops; the datapath stays in force");
     Ok(())
 }
@@ -124,7 +126,7 @@ struct Agent {
     state: StateDir,
     host: Host,
     datapath: Datapath,
-    source: DirSource,
+    source: Box<dyn Source>,
     model: Option<Model>,
     attached: Known,
     reported: Vec<Problem>,
@@ -142,8 +144,7 @@ impl Agent {
     fn start(config: AgentConfig, state: StateDir) -> Result<Self> {
         let datapath = Datapath::load(&config.bpffs)?;
         let host = Host::connect()?;
-        let last_good = state.last_good()?;
-        let source = DirSource::new(config.manifests.clone(), last_good);
+        let source = source::open(config.source.clone(), &state)?;
         let (readiness, watched) = watch::channel(Readiness::default());
         let (cni, cni_requests) = Server::new(state.clone(), Box::new(NoAddresses), watched)?;
         Ok(Self {
@@ -210,14 +211,14 @@ impl Agent {
         self.write_status(plan.as_ref(), problems, started.elapsed());
     }
 
-    /// Takes in the manifests: the model changes as far as they are good.
+    /// Takes in the objects: the model changes as far as they are good.
     fn read(&mut self, problems: &mut Vec<Problem>) {
-        let changed = self.source.read();
+        self.source.read();
         problems.extend(self.source.problems());
-        if changed && let Err(e) = self.state.write_last_good(self.source.snapshot()) {
+        if let Err(e) = self.source.keep(&self.state, Keep::NowAndThen) {
             problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
         }
-        let Some(mut objects) = self.source.objects() else { return };
+        let Some(mut objects) = self.source.objects().map(Cow::into_owned) else { return };
         self.cni.records().amend(&mut objects, &self.config.node_name);
         let (model, found) = Model::build(&objects, self.model.as_ref());
         problems.extend(found);
@@ -229,8 +230,8 @@ impl Agent {
         let Some(model) = &self.model else {
             problems.push(Problem::new(
                 "input",
-                "no manifests could ever be read: what was in force stays in force",
-                "name a directory that exists with --manifests",
+                "nothing is known of the cluster yet: what was in force stays in force",
+                "see the other problems; without any, wait until the source has been read for the first time",
             ));
             return Ok(Plan::default());
         };

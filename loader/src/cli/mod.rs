@@ -7,13 +7,17 @@ mod status;
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 pub use self::output::Format;
 use crate::{
     agent::{self, AgentConfig},
     datapath::pins::{DEFAULT_BPFFS, PinDir},
+    source::{
+        SourceConfig,
+        kube::{Access, ApiConfig, Patience},
+    },
     state::{DEFAULT_STATE_DIR, StateDir},
     uninstall,
 };
@@ -98,8 +102,16 @@ struct AgentArgs {
     node_name: String,
     /// A directory of Kubernetes manifests to watch; may be given several times, later ones override the status,
     /// annotations and podCIDRs of objects in earlier ones
-    #[arg(long, required = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "kubernetes_api"])]
     manifests: Vec<PathBuf>,
+    /// Take the cluster's state from the Kubernetes API, as the current context of this file says. Without it and
+    /// without --manifests the service account of the pod is used that the agent runs in
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The address of the API server, in place of the kubeconfig's or the pod's own (KUBERNETES_SERVICE_HOST and _PORT).
+    /// It must not be a Service's: the agent has to reach it before any Service works
+    #[arg(long, value_name = "HOST:PORT")]
+    kubernetes_api: Option<String>,
     /// An interface that leads to the other nodes; may be given several times [default: found by the node's address
     /// and the routes to the other nodes]
     #[arg(long, value_name = "INTERFACE")]
@@ -128,12 +140,16 @@ enum Encap {
     Device,
 }
 
+/// What the agent logs. The client of the Kubernetes API logs every failed try as an error; the agent says itself, and
+/// once, what is wrong.
+const AGENT_LOG: &str = "info,kube_client=off";
+
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
     let agent = matches!(command, Command::Agent(_));
     let filter = EnvFilter::try_from_env("MARGAY_LOG");
-    let filter = filter.unwrap_or_else(|_unset| EnvFilter::new(if agent { "info" } else { "warn" }));
+    let filter = filter.unwrap_or_else(|_unset| EnvFilter::new(if agent { AGENT_LOG } else { "warn" }));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -172,10 +188,10 @@ fn run(common: Common, command: Command) -> Result<u8> {
 }
 
 fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf) -> AgentConfig {
-    let AgentArgs { node_name, manifests, uplink, encap, vni, port, resync } = args;
+    let AgentArgs { node_name, manifests, kubeconfig, kubernetes_api, uplink, encap, vni, port, resync } = args;
     AgentConfig {
         node_name,
-        manifests,
+        source: source_config(manifests, kubeconfig, kubernetes_api),
         bpffs,
         state_dir,
         uplinks: uplink,
@@ -186,14 +202,28 @@ fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf) -> AgentCon
     }
 }
 
+fn source_config(manifests: Vec<PathBuf>, kubeconfig: Option<PathBuf>, address: Option<String>) -> SourceConfig {
+    if !manifests.is_empty() {
+        return SourceConfig::Directories(manifests);
+    }
+    let access = match kubeconfig {
+        Some(file) => Access::Kubeconfig(file),
+        None if address.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Access::InCluster,
+        None => {
+            let missing = "where does the cluster's state come from? Give --manifests DIR or --kubeconfig FILE, or run \
+                           the agent in a pod";
+            Cli::command().error(ErrorKind::MissingRequiredArgument, missing).exit()
+        }
+    };
+    SourceConfig::Kubernetes(ApiConfig { access, address, patience: Patience::default() })
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting the runtime")
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

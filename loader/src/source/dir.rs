@@ -7,6 +7,7 @@
 //! The first directory holds what its author wrote. Later ones amend it: whoever plays the kubelet puts a manifest of the
 //! same name there, with the status (and what else Kubernetes itself fills in) of the object.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -18,9 +19,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 use super::snapshot::{DirectoryReading, Snapshot};
-use super::watch;
+use super::{Keep, Source, watch};
 use crate::object::Objects;
 use crate::problem::Problem;
+use crate::state::{StateDir, StateError};
 
 /// Directories of manifests, with what they said last.
 #[derive(Debug)]
@@ -31,6 +33,10 @@ pub struct DirSource {
     problems: Vec<Problem>,
     /// Why changes are not heard of at once, if so.
     deaf: Option<Problem>,
+    /// Whether the snapshot has changed since it was last kept.
+    unkept: bool,
+    /// When it was last read.
+    as_of: Option<SystemTime>,
 }
 
 // === impl DirSource ===
@@ -41,7 +47,8 @@ impl DirSource {
     pub fn new(directories: Vec<PathBuf>, last_good: Option<Snapshot>) -> Self {
         // Absolute, so that a snapshot means the same wherever the next process starts.
         let directories = directories.into_iter().map(|dir| path::absolute(&dir).unwrap_or(dir)).collect();
-        Self { directories, snapshot: last_good.unwrap_or_default(), problems: Vec::new(), deaf: None }
+        let snapshot = last_good.unwrap_or_default();
+        Self { directories, snapshot, problems: Vec::new(), deaf: None, unkept: false, as_of: None }
     }
 
     /// Reads all directories. Whether anything is different from before.
@@ -51,6 +58,8 @@ impl DirSource {
         self.problems = problems;
         let changed = next != self.snapshot;
         self.snapshot = next;
+        self.unkept |= changed;
+        self.as_of = Some(SystemTime::now());
         changed
     }
 
@@ -77,6 +86,37 @@ impl DirSource {
         let (changes, deaf) = watch::spawn(self.directories.clone());
         self.deaf = deaf;
         changes
+    }
+}
+
+impl Source for DirSource {
+    fn read(&mut self) -> bool {
+        self.read()
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        self.problems()
+    }
+
+    fn objects(&self) -> Option<Cow<'_, Objects>> {
+        self.objects().map(Cow::Owned)
+    }
+
+    fn watch(&mut self) -> mpsc::Receiver<()> {
+        self.watch()
+    }
+
+    /// Manifests are few and change seldom: at once.
+    fn keep(&mut self, state: &StateDir, _keep: Keep) -> Result<(), StateError> {
+        if self.unkept {
+            state.write_last_good(&self.snapshot)?;
+            self.unkept = false;
+        }
+        Ok(())
+    }
+
+    fn as_of(&self) -> Option<SystemTime> {
+        self.as_of
     }
 }
 

@@ -3,11 +3,79 @@
 //! In: the world. Out: [`Objects`](crate::object::Objects), complete, and a [`Problem`](crate::problem::Problem) for whatever could
 //! not be understood. Never: fewer objects because something could not be read; only what is properly deleted goes.
 //!
-//! A source offers four things: to be read, the objects as last read, the problems found on the way, and a channel that
-//! says when reading again is worth while. The channel is a hint: a reader that also comes by from time to time misses nothing.
+//! A source offers five things ([`Source`]): to be read, the objects as last read, the problems found on the way, a channel that
+//! says when reading again is worth while, and to be kept for the next process. The channel is a hint: a reader that
+//! also comes by from time to time misses nothing.
 
 pub mod dir;
+pub mod kube;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod watch;
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use self::dir::DirSource;
+use self::kube::{ApiConfig, KubeSource};
+use crate::object::Objects;
+use crate::problem::Problem;
+use crate::state::{StateDir, StateError};
+
+/// Which source to use.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// Directories of manifests, later ones over earlier ones.
+    Directories(Vec<PathBuf>),
+    /// The Kubernetes API.
+    Kubernetes(ApiConfig),
+}
+
+/// Whether to write down what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// If it has changed, and not so often that writing becomes a burden.
+    NowAndThen,
+    /// If it has changed: there is no other chance.
+    Last,
+}
+
+/// Where the state of the cluster comes from.
+pub trait Source: Send {
+    /// Takes in what is new. Whether anything is different from before.
+    fn read(&mut self) -> bool;
+
+    /// What was wrong when last read.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// All objects, as last read. `None` while some of them were never known, neither to this process nor to the one whose last
+    /// state was kept: half of the input would look like the deletion of the other half.
+    fn objects(&self) -> Option<Cow<'_, Objects>>;
+
+    /// Says when reading again is worth while. To be called once.
+    fn watch(&mut self) -> mpsc::Receiver<()>;
+
+    /// Writes down what is known, for the next process.
+    ///
+    /// # Errors
+    /// The state directory cannot be written.
+    fn keep(&mut self, state: &StateDir, keep: Keep) -> Result<(), StateError>;
+
+    /// When [`objects`](Self::objects) were last known to be the state of the cluster.
+    fn as_of(&self) -> Option<SystemTime>;
+}
+
+/// Makes a source, beginning with what an earlier process kept in `state`.
+///
+/// # Errors
+/// The state directory cannot be read.
+pub fn open(config: SourceConfig, state: &StateDir) -> Result<Box<dyn Source>, StateError> {
+    Ok(match config {
+        SourceConfig::Directories(directories) => Box::new(DirSource::new(directories, state.last_good()?)),
+        SourceConfig::Kubernetes(config) => Box::new(KubeSource::start(config, state)?),
+    })
+}

@@ -1,0 +1,195 @@
+//! What the watches have heard and the agent has not taken in yet.
+//!
+//! In: lists and changes, from one task for each kind. Out: all of them at once, when the agent has time. Never: more than one
+//! state of each object, however long the agent takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use super::failure::Failure;
+use super::kind::{Change, Kind};
+use crate::object::{Object, ObjectName, Objects};
+
+/// Shared by the watches and the source.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    content: Mutex<Content>,
+    wake: mpsc::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    news: News,
+    health: BTreeMap<Kind, Health>,
+}
+
+/// What has changed.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// The kinds of which all objects are in `changes`: others of the kind are gone.
+    complete: BTreeSet<Kind>,
+    changes: BTreeMap<ObjectName, Change>,
+}
+
+/// How the watch of a kind is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Health {
+    /// When the server last said something about it that was no error.
+    pub fresh: Option<SystemTime>,
+    /// What is wrong, if something is.
+    pub failing: Option<Failing>,
+}
+
+/// What is wrong with a watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failing {
+    /// Since when.
+    pub since: SystemTime,
+    /// The last try's failure.
+    pub last: Failure,
+}
+
+// === impl Inbox ===
+
+impl Inbox {
+    /// An empty one, and what says when something is in it.
+    pub(super) fn new() -> (Self, mpsc::Receiver<()>) {
+        // One place: a hint that nobody has taken yet stands for all that follow.
+        let (wake, receiver) = mpsc::channel(1);
+        (Self { content: Mutex::default(), wake }, receiver)
+    }
+
+    /// A complete list of one kind.
+    pub(super) fn complete(&self, kind: Kind, objects: BTreeMap<ObjectName, Change>) {
+        self.content().news.complete(kind, objects);
+        self.wake();
+    }
+
+    /// A change.
+    pub(super) fn change(&self, name: ObjectName, change: Change) {
+        self.content().news.changes.insert(name, change);
+        self.wake();
+    }
+
+    /// The server has said something, and be it that nothing has changed.
+    pub(super) fn answered(&self, kind: Kind, now: SystemTime) {
+        let recovered = self.content().health.entry(kind).or_default().answered(now);
+        if recovered {
+            self.wake();
+        }
+    }
+
+    /// It has not.
+    pub(super) fn failed(&self, kind: Kind, failure: Failure, now: SystemTime) {
+        self.content().health.entry(kind).or_default().failed(failure, now);
+    }
+
+    /// Takes everything out.
+    pub(super) fn take(&self) -> (News, BTreeMap<Kind, Health>) {
+        let mut content = self.content();
+        (mem::take(&mut content.news), content.health.clone())
+    }
+
+    /// A task that panicked has changed one entry or none.
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // Full: there is a hint already. Closed: nobody listens, and whoever reads finds it.
+        self.wake.try_send(()).unwrap_or_default();
+    }
+}
+
+// === impl Health ===
+
+impl Health {
+    /// Whether it was failing before.
+    fn answered(&mut self, now: SystemTime) -> bool {
+        self.fresh = Some(now);
+        self.failing.take().is_some()
+    }
+
+    fn failed(&mut self, failure: Failure, now: SystemTime) {
+        let since = self.failing.as_ref().map_or(now, |failing| failing.since);
+        self.failing = Some(Failing { since, last: failure });
+    }
+}
+
+// === impl News ===
+
+impl News {
+    fn complete(&mut self, kind: Kind, objects: BTreeMap<ObjectName, Change>) {
+        self.changes.retain(|name, _| Kind::of(name) != kind);
+        self.changes.extend(objects);
+        self.complete.insert(kind);
+    }
+
+    /// The kinds of which the news are complete.
+    pub(super) fn complete_kinds(&self) -> impl Iterator<Item = Kind> {
+        self.complete.iter().copied()
+    }
+
+    /// Brings `objects`, and those that are there but `unreadable`, up to date. Whether anything is different from before. What was
+    /// last known of an object that has become unreadable stays.
+    pub(super) fn apply(self, objects: &mut Objects, unreadable: &mut BTreeMap<ObjectName, String>) -> bool {
+        let Self { complete, changes } = self;
+        let mut changed = false;
+        for kind in complete {
+            changed |= retain(objects, kind, |name| changes.contains_key(name));
+            unreadable.retain(|name, _| Kind::of(name) != kind || changes.contains_key(name));
+        }
+        for (name, change) in changes {
+            changed |= match change {
+                Change::Put(object) => {
+                    unreadable.remove(&name);
+                    put(objects, object)
+                }
+                Change::Unreadable(why) => unreadable.insert(name, why.clone()) != Some(why),
+                Change::Deleted => unreadable.remove(&name).is_some() | remove(objects, &name),
+            };
+        }
+        changed
+    }
+}
+
+/// Removes the objects of `kind` that are not to be kept. Whether there were any.
+fn retain(objects: &mut Objects, kind: Kind, keep: impl Fn(&ObjectName) -> bool) -> bool {
+    let Objects { nodes, pods, blocks } = objects;
+    let before = nodes.len() + pods.len() + blocks.len();
+    match kind {
+        Kind::Node => nodes.retain(|name, _| keep(&ObjectName::Node(name.clone()))),
+        Kind::Pod => pods.retain(|name, _| keep(&ObjectName::Pod(name.clone()))),
+        Kind::Block => blocks.retain(|name, _| keep(&ObjectName::Block(name.clone()))),
+    }
+    nodes.len() + pods.len() + blocks.len() != before
+}
+
+/// Puts an object in place of the one of its name. Whether they differ.
+fn put(objects: &mut Objects, object: Object) -> bool {
+    match object {
+        Object::Node(node) => replace(&mut objects.nodes, node.name.clone(), node),
+        Object::Pod(pod) => replace(&mut objects.pods, pod.name.clone(), pod),
+        Object::Block(block) => replace(&mut objects.blocks, block.name.clone(), block),
+    }
+}
+
+fn replace<N: Ord, O: PartialEq>(objects: &mut BTreeMap<N, O>, name: N, object: O) -> bool {
+    let same = objects.get(&name) == Some(&object);
+    if !same {
+        objects.insert(name, object);
+    }
+    !same
+}
+
+fn remove(objects: &mut Objects, name: &ObjectName) -> bool {
+    match name {
+        ObjectName::Node(name) => objects.nodes.remove(name).is_some(),
+        ObjectName::Pod(name) => objects.pods.remove(name).is_some(),
+        ObjectName::Block(name) => objects.blocks.remove(name).is_some(),
+    }
+}

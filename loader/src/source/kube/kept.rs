@@ -1,0 +1,92 @@
+//! What is kept on disk for the next agent, so that it can begin with what this one knew while the server is away.
+//!
+//! In: objects and the time. Out: a value that serde writes and reads, and when it is worth writing. Never: a file.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::kind::Kind;
+use crate::object::{BlockObject, NodeObject, Objects, PodName, PodObject};
+
+/// The last good state. A kind that an older version did not watch is missing, and not empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept<'a> {
+    /// When this was last known to be the server's state, in seconds since 1970 UTC.
+    as_of_secs: u64,
+    nodes: Option<Cow<'a, BTreeMap<String, NodeObject>>>,
+    pods: Option<Cow<'a, BTreeMap<PodName, PodObject>>>,
+    blocks: Option<Cow<'a, BTreeMap<String, BlockObject>>>,
+}
+
+/// When to write.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rhythm {
+    changed: bool,
+    not_before: Option<Instant>,
+}
+
+/// The shortest time between two writes.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Writing takes at most this part of the time, however large the cluster is.
+const SHARE: u32 = 20;
+
+// === impl Kept ===
+
+impl<'a> Kept<'a> {
+    /// `objects`, which were the server's at `as_of`.
+    pub(super) fn of(objects: &'a Objects, as_of: SystemTime) -> Self {
+        let Objects { nodes, pods, blocks } = objects;
+        Self {
+            as_of_secs: as_of.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            nodes: Some(Cow::Borrowed(nodes)),
+            pods: Some(Cow::Borrowed(pods)),
+            blocks: Some(Cow::Borrowed(blocks)),
+        }
+    }
+
+    /// The objects, the kinds that they are of, and when they were the server's.
+    pub(super) fn into_parts(self) -> (Objects, BTreeSet<Kind>, SystemTime) {
+        let Self { as_of_secs, nodes, pods, blocks } = self;
+        let kinds = [(Kind::Node, nodes.is_some()), (Kind::Pod, pods.is_some()), (Kind::Block, blocks.is_some())];
+        let objects = Objects {
+            nodes: nodes.map(Cow::into_owned).unwrap_or_default(),
+            pods: pods.map(Cow::into_owned).unwrap_or_default(),
+            blocks: blocks.map(Cow::into_owned).unwrap_or_default(),
+        };
+        let kinds = kinds.into_iter().filter_map(|(kind, known)| known.then_some(kind)).collect();
+        (objects, kinds, UNIX_EPOCH + Duration::from_secs(as_of_secs))
+    }
+}
+
+// === impl Rhythm ===
+
+impl Rhythm {
+    /// Nothing to write.
+    pub(super) fn new() -> Self {
+        Self { changed: false, not_before: None }
+    }
+
+    /// There is something to write.
+    pub(super) fn changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether there is something to write.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Whether to write now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.changed && self.not_before.is_none_or(|not_before| now >= not_before)
+    }
+
+    /// It was tried to write, which took so long; whether it `worked`.
+    pub(super) fn written<E>(&mut self, result: &Result<(), E>, took: Duration, now: Instant) {
+        self.changed = result.is_err();
+        self.not_before = Some(now + PAUSE.max(took * SHARE));
+    }
+}
