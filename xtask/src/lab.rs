@@ -14,8 +14,14 @@ use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::
 /// Builds, then replaces this process by `margay-lab <subcommand> <args>` as root.
 pub fn main(subcommand: &str, args: &[OsString]) -> Result<ExitCode> {
     let help = args.iter().any(|arg| arg == "--help" || arg == "-h");
-    let needs: &[Need] = if help { &[Need::Build] } else { &[Need::Build, Need::Lab] };
-    setup::ensure(needs)?;
+    let mut needs = vec![Need::Build];
+    if !help {
+        needs.push(Need::Lab);
+        if args.iter().any(|arg| arg == "--kubernetes") {
+            needs.push(Need::Kubernetes);
+        }
+    }
+    setup::ensure(&needs)?;
     let lab = build()?;
     let mut command = if help { std::process::Command::new(&lab) } else { root::command(&lab, &[])? };
     command.arg(subcommand).args(args);

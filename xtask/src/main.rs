@@ -5,6 +5,7 @@
 //! piece of the network itself: those are in `tests/` and `loader/`, and xtask builds and starts them.
 
 mod ebpf;
+mod kubernetes;
 mod lab;
 mod paths;
 mod run;

@@ -8,7 +8,10 @@ pub mod packages;
 pub mod root;
 pub mod toolchain;
 
-use crate::run::say;
+use crate::{
+    kubernetes::{Busybox, Part, Programs},
+    run::say,
+};
 use anyhow::{Context, Result};
 use std::process::ExitCode;
 
@@ -34,9 +37,13 @@ pub enum Need {
     Lab,
     /// Boot other kernels.
     Vm,
+    /// Run a Kubernetes API server.
+    Api,
+    /// Run a Kubernetes cluster.
+    Kubernetes,
 }
 
-const EVERYTHING: [Need; 3] = [Need::Build, Need::Lab, Need::Vm];
+const EVERYTHING: [Need; 5] = [Need::Build, Need::Lab, Need::Vm, Need::Api, Need::Kubernetes];
 
 /// One thing that has to be there.
 pub trait Prerequisite {
@@ -105,6 +112,12 @@ fn prerequisites(needs: &[Need]) -> Vec<Box<dyn Prerequisite>> {
     if needs.contains(&Need::Build) {
         list.push(Box::new(toolchain::Toolchain));
         list.push(Box::new(linker::Linker));
+    }
+    if needs.contains(&Need::Kubernetes) {
+        list.push(Box::new(Programs(Part::Nodes)));
+        list.push(Box::new(Busybox));
+    } else if needs.contains(&Need::Api) {
+        list.push(Box::new(Programs(Part::Api)));
     }
     list
 }

@@ -31,7 +31,7 @@ struct Tool {
     ubuntu: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 10] = [
     // Rust links with cc; libc6-dev has the start files.
     Tool {
         name: "cc",
@@ -59,6 +59,21 @@ const TOOLS: [Tool; 8] = [
     Tool { name: "xz", need: Need::Vm, found: on_path, debian: &["xz-utils"], ubuntu: &["xz-utils"] },
     Tool { name: "strip", need: Need::Vm, found: on_path, debian: &["binutils"], ubuntu: &["binutils"] },
     Tool { name: "ldd", need: Need::Vm, found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },
+    // runc is built with seccomp: the kubelet asks it for every pod.
+    Tool {
+        name: "/usr/include/seccomp.h",
+        need: Need::Kubernetes,
+        found: exists,
+        debian: &["libseccomp-dev"],
+        ubuntu: &["libseccomp-dev"],
+    },
+    Tool {
+        name: "pkg-config",
+        need: Need::Kubernetes,
+        found: on_path,
+        debian: &["pkg-config"],
+        ubuntu: &["pkg-config"],
+    },
     Tool {
         name: "/usr/share/keyrings/debian-archive-keyring.gpg",
         need: Need::Vm,
@@ -132,7 +147,7 @@ impl Prerequisite for Packages {
         // The lists may never have been fetched, or name versions that are gone: then fetch them and try again.
         if apt_get(&["install", "--yes", "--no-install-recommends"], &packages).is_err() {
             say("setup: apt-get has no such packages in its lists yet; updating the lists");
-            apt_get(&["update"], &[])?;
+            update_lists()?;
             apt_get(&["install", "--yes", "--no-install-recommends"], &packages)?;
         }
         Ok(format!("installed {} with apt-get", packages.join(" ")))
@@ -164,6 +179,11 @@ fn packages(missing: &[&'static Tool], distribution: Distribution) -> Vec<&'stat
     let mut packages: Vec<&str> = missing.iter().flat_map(of).copied().collect();
     packages.dedup();
     packages
+}
+
+/// Fetches apt's lists, which may be missing or old.
+pub fn update_lists() -> Result<()> {
+    apt_get(&["update"], &[])
 }
 
 fn apt_get(verb: &[&str], packages: &[&str]) -> Result<()> {

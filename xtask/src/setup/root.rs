@@ -4,7 +4,7 @@
 //! root runs as root, so that no file in target/ belongs to it.
 
 use super::packages;
-use crate::paths;
+use crate::{kubernetes, paths};
 use anyhow::{Context, Result, bail};
 use std::{
     env,
@@ -16,9 +16,10 @@ use std::{
 };
 
 /// Variables that must survive sudo, which otherwise starts with an environment of its own.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 9] = [
     "CARGO_HOME",
     "CARGO_TARGET_DIR",
+    "KUBEBUILDER_ASSETS",
     "NO_COLOR",
     "RUSTUP_HOME",
     "RUSTUP_TOOLCHAIN",
@@ -35,10 +36,12 @@ pub fn is_root() -> Result<bool> {
 }
 
 /// A command that runs `program` as root with the variables that builds and labs look at, a `PATH` with the lab's
-/// tools, and `variables`.
+/// tools, `variables`, and where the programs of Kubernetes are: root's cache is another.
 pub fn command(program: &Path, variables: &[(&str, &OsStr)]) -> Result<Command> {
     let path = packages::search_path();
-    let variables = variables.iter().copied().chain([("PATH", path.as_os_str())]);
+    let programs = kubernetes::directory()?;
+    let common = [("PATH", path.as_os_str()), (kubernetes::DIRECTORY_VARIABLE, programs.as_os_str())];
+    let variables = variables.iter().copied().chain(common);
     if is_root()? {
         let mut command = Command::new(program);
         command.envs(variables);

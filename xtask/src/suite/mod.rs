@@ -34,7 +34,7 @@ pub struct Args {
 /// Runs `cargo xtask test`.
 pub fn main(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
-    setup::ensure(&[Need::Build, Need::Lab])?;
+    setup::ensure(&[Need::Build, Need::Lab, Need::Api])?;
     root::command(std::path::Path::new("true"), &[]).context("the end-to-end tests")?;
     lab::build()?;
     let mut suites = Vec::new();

@@ -57,12 +57,13 @@ fn notice(pin: &Pin, version: &str) {
 }
 
 /// apt with a configuration, lists and cache of its own.
-struct Apt {
+pub struct Apt {
     dir: PathBuf,
 }
 
 impl Apt {
-    fn new(dir: &Path, suite: &str) -> Result<Self> {
+    /// One that knows a single suite, with its files in `dir`.
+    pub fn new(dir: &Path, suite: &str) -> Result<Self> {
         fs::create_dir_all(dir.join("lists/partial")).with_context(|| format!("creating {}", dir.display()))?;
         fs::create_dir_all(dir.join("cache/archives/partial"))?;
         let archive = if suite.ends_with("-security") { "debian-security" } else { "debian" };
@@ -78,9 +79,10 @@ impl Apt {
         command
     }
 
-    fn update(&self) -> Result<()> {
-        run(self.command("apt-get").args(["-qq", "update"]), "reading the list of Debian's kernels")
-            .context("the archive must be reachable the first time that a kernel is tested; later runs use the cache")
+    /// Reads the suite's list of packages.
+    pub fn update(&self) -> Result<()> {
+        run(self.command("apt-get").args(["-qq", "update"]), "reading a list of Debian's packages")
+            .context("the archive must be reachable the first time that they are needed; later runs use the cache")
     }
 
     /// The pinned packages, or the newest patch level of the same kernel when the archive has them no longer.
@@ -115,18 +117,23 @@ impl Apt {
     fn fetch(&self, pin: &Pin, dir: &Path) -> Result<()> {
         let names: Vec<String> = pin.packages.iter().map(Package::to_string).collect();
         say(format!("fetching kernel {} ({})", pin.name, names.join(", ")));
+        recreate(dir)?;
+        self.unpack(&names, dir)?;
+        fs::write(dir.join(COMPLETE), "").with_context(|| format!("writing into {}", dir.display()))
+    }
+
+    /// Downloads packages (`name` or `name=version`) and unpacks them into `dir`, beside what is there.
+    pub fn unpack(&self, packages: &[String], dir: &Path) -> Result<()> {
         let debs = self.dir.join("debs");
         recreate(&debs)?;
         let mut download = self.command("apt-get");
-        download.args(["-qq", "download"]).args(&names).current_dir(&debs);
-        run(&mut download, "downloading a kernel")?;
-        recreate(dir)?;
+        download.args(["-qq", "download"]).args(packages).current_dir(&debs);
+        run(&mut download, "downloading Debian packages")?;
         for deb in fs::read_dir(&debs)? {
             let deb = deb?.path();
-            run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(dir), "unpacking a kernel")?;
+            run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(dir), "unpacking a Debian package")?;
         }
-        fs::remove_dir_all(&debs)?;
-        fs::write(dir.join(COMPLETE), "").with_context(|| format!("writing into {}", dir.display()))
+        fs::remove_dir_all(&debs).with_context(|| format!("removing {}", debs.display()))
     }
 }
 

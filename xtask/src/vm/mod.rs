@@ -4,7 +4,7 @@
 //! checks are in `tests/src/vm/`), as a table. It needs no root, and touches neither the machine's kernel nor its
 //! network.
 
-mod archive;
+pub mod archive;
 mod initramfs;
 mod libraries;
 mod modules;

@@ -1,0 +1,5 @@
+module margay/tests/kubernetes/containerd
+
+go 1.26.6
+
+require github.com/containerd/containerd/v2 v2.4.2
