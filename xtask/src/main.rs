@@ -7,6 +7,7 @@
 mod ebpf;
 mod kubernetes;
 mod lab;
+mod lint;
 mod paths;
 mod run;
 mod setup;
@@ -53,6 +54,7 @@ enum Command {
     },
     Test(suite::Args),
     VmTest(vm::Args),
+    Lint(lint::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Lab { args } => lab::main("lab", &args),
         Command::Test(args) => suite::main(&args),
         Command::VmTest(args) => vm::main(&args),
+        Command::Lint(args) => lint::main(&args),
     };
     match done {
         Ok(code) => code,

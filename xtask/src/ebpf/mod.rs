@@ -41,6 +41,9 @@ enum Output {
 /// The target of the object. `bpfel`: every machine that we support is little-endian.
 const TARGET: &str = "bpfel-unknown-none";
 
+/// Below the target directory.
+const BUILD_DIR: &str = "bpf-build";
+
 /// One flag after another, for `CARGO_ENCODED_RUSTFLAGS`.
 ///
 /// Debug info must be asked for here, not in a profile: the precompiled-core profile alone gives func_info that kernels
@@ -64,21 +67,20 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 pub fn build() -> Result<PathBuf> {
     let started = Instant::now();
     let target = paths::target()?;
-    let dir = target.join("bpf-build");
-    run(&mut compilation(&dir)?, "building the eBPF object")?;
-    let built = dir.join(TARGET).join("release/margay-datapath");
+    run(&mut cargo_for_ebpf("build")?, "building the eBPF object")?;
+    let built = target.join(BUILD_DIR).join(TARGET).join("release/margay-datapath");
     let object = target.join("bpf/margay-datapath");
     let news = if copy_if_changed(&built, &object)? { "new" } else { "unchanged" };
     say(format!("eBPF object {news} ({:.1} s)", started.elapsed().as_secs_f32()));
     Ok(object)
 }
 
-/// The cargo command that compiles and links the object, in a target directory of its own: its profile and flags
-/// differ from the host's.
-fn compilation(dir: &Path) -> Result<std::process::Command> {
+/// The cargo command (`build`, `clippy`) for the object, in a target directory of its own: its profile and flags differ
+/// from the host's.
+pub fn cargo_for_ebpf(verb: &str) -> Result<std::process::Command> {
     let mut cargo = cargo();
-    cargo.args(["build", "--package", "margay-datapath-ebpf", "--bin", "margay-datapath", "--release"]);
-    cargo.args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"]).arg(dir);
+    cargo.args([verb, "--package", "margay-datapath-ebpf", "--bin", "margay-datapath", "--release"]);
+    cargo.args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"]).arg(paths::target()?.join(BUILD_DIR));
     // -Z on a stable compiler; `-Z build-std` compiles core for a target that rustup has none for.
     cargo.env("RUSTC_BOOTSTRAP", "1");
     cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"));

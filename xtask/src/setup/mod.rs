@@ -3,6 +3,7 @@
 //! In: a list of needs. Out: nothing where all is there (which takes milliseconds); otherwise each thing that was
 //! missing is named, installed, and reported. It never changes what is already installed and good.
 
+pub mod deny;
 pub mod linker;
 pub mod packages;
 pub mod root;
@@ -37,6 +38,8 @@ pub enum Need {
     Lab,
     /// Boot other kernels.
     Vm,
+    /// Check dependencies.
+    Deny,
     /// Run a Kubernetes API server.
     Api,
     /// Run a Kubernetes cluster.
@@ -112,6 +115,9 @@ fn prerequisites(needs: &[Need]) -> Vec<Box<dyn Prerequisite>> {
     if needs.contains(&Need::Build) {
         list.push(Box::new(toolchain::Toolchain));
         list.push(Box::new(linker::Linker));
+    }
+    if needs.contains(&Need::Deny) {
+        list.push(Box::new(deny::Deny));
     }
     if needs.contains(&Need::Kubernetes) {
         list.push(Box::new(Programs(Part::Nodes)));
