@@ -5,10 +5,13 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use margay_maps::user::{HandleError, MapHandle, Maps, Plain};
+use margay_maps::{
+    Addr, Endpoint, Node, PrefixKey, Route,
+    user::{HandleError, MapHandle, Maps, Plain},
+};
 use tracing::{debug, info};
 
-use crate::{plan::Plan, problem::Problem};
+use crate::{datapath::attach::Depth, plan::Plan, problem::Problem};
 
 /// What must change in one map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,92 +33,112 @@ pub fn diff<K: Ord + Copy, V: PartialEq + Copy>(
     Changes { write, remove }
 }
 
+/// What the maps are known to hold, so that a pass need not read them all. The agent alone writes them; that nobody
+/// else has, [`Depth::Everything`] finds out.
+#[derive(Debug, Default)]
+pub struct Known {
+    endpoints: Option<BTreeMap<Addr, Endpoint>>,
+    routes: Option<BTreeMap<PrefixKey, Route>>,
+    nodes: Option<BTreeMap<Addr, Node>>,
+}
+
 /// Writes the plan into the maps.
 ///
 /// What makes addresses known comes first and in the order in which the programs rely on it (nodes are believed before
 /// anything is routed to them), what takes them away last and the other way round.
-pub fn apply(plan: &Plan, maps: &Maps) -> Vec<Problem> {
-    let mut pass = Pass { problems: Vec::new() };
-    let nodes = pass.changes(plan, &maps.nodes, &plan.nodes);
-    let endpoints = pass.changes(plan, &maps.endpoints, &plan.endpoints);
-    let routes = pass.changes(plan, &maps.routes, &plan.routes);
+pub fn apply(plan: &Plan, maps: &Maps, known: &mut Known, depth: Depth) -> Vec<Problem> {
+    if depth == Depth::Everything {
+        *known = Known::default();
+    }
+    let mut pass = Pass { plan, problems: Vec::new() };
+    let mut nodes = pass.changes(&maps.nodes, known.nodes.take(), &plan.nodes);
+    let mut endpoints = pass.changes(&maps.endpoints, known.endpoints.take(), &plan.endpoints);
+    let mut routes = pass.changes(&maps.routes, known.routes.take(), &plan.routes);
 
-    pass.write(&maps.nodes, &nodes);
+    pass.write(&maps.nodes, &mut nodes);
     pass.config(maps, plan);
-    pass.write(&maps.endpoints, &endpoints);
-    pass.write(&maps.routes, &routes);
+    pass.write(&maps.endpoints, &mut endpoints);
+    pass.write(&maps.routes, &mut routes);
 
-    pass.remove(&maps.routes, &routes);
-    pass.remove(&maps.endpoints, &endpoints);
-    pass.remove(&maps.nodes, &nodes);
+    pass.remove(&maps.routes, &mut routes);
+    pass.remove(&maps.endpoints, &mut endpoints);
+    pass.remove(&maps.nodes, &mut nodes);
+
+    known.routes = routes.map(|_done| plan.routes.clone());
+    known.endpoints = endpoints.map(|_done| plan.endpoints.clone());
+    known.nodes = nodes.map(|_done| plan.nodes.clone());
     pass.problems
 }
 
 /// Collects what went wrong, so that one full map does not keep the others from being written.
-struct Pass {
+struct Pass<'a> {
+    plan: &'a Plan,
     problems: Vec<Problem>,
 }
 
 // === impl Pass ===
 
-impl Pass {
-    /// What must change in one map; nothing at all where it could not be read, or where the whole would not fit: then
-    /// its last good content stays in force.
+impl Pass<'_> {
+    /// What must change in one map. `None` where it could not be read, or where the whole would not fit: then its last
+    /// good content stays in force, and the next pass reads it again.
     fn changes<K: Plain + Ord, V: Plain + PartialEq>(
         &mut self,
-        plan: &Plan,
         map: &MapHandle<K, V>,
+        known: Option<BTreeMap<K, V>>,
         wanted: &BTreeMap<K, V>,
-    ) -> Changes<K, V> {
-        let nothing = Changes { write: Vec::new(), remove: Vec::new() };
-        if plan.overfull.contains(map.spec().name) {
-            return nothing;
+    ) -> Option<Changes<K, V>> {
+        if self.plan.overfull.contains(map.spec().name) {
+            return None;
         }
-        match map.entries() {
-            Ok(current) => diff(current, wanted),
-            Err(e) => {
-                self.failed(map.spec().name, &e);
-                nothing
-            }
+        if let Some(known) = known {
+            return Some(diff(known, wanted));
         }
+        let current = map.entries().map_err(|e| self.failed(map.spec().name, &e)).ok()?;
+        Some(diff(current, wanted))
     }
 
-    fn write<K: Plain + Display, V: Plain>(&mut self, map: &MapHandle<K, V>, changes: &Changes<K, V>) {
-        // In a map that is nearly full the new entries need the place of the old ones.
-        let max = map.spec().max_entries as usize;
-        let crowded = map.keys().is_ok_and(|keys| keys.len() + changes.write.len() > max);
-        if crowded {
-            self.remove(map, changes);
-        }
-        for (key, value) in &changes.write {
+    /// Writes what must be written; `changes` becomes `None` if that fails.
+    fn write<K: Plain + Display, V: Plain>(&mut self, map: &MapHandle<K, V>, changes: &mut Option<Changes<K, V>>) {
+        let Some(todo) = changes else { return };
+        for (key, value) in &todo.write {
             debug!(map = map.spec().name, %key, "writing");
-            if let Err(e) = map.insert(key, value) {
+            let mut written = map.insert(key, value);
+            if matches!(written, Err(HandleError::Full { .. })) {
+                // In a map that is nearly full the new entries need the place of the old ones.
+                written =
+                    todo.remove.iter().try_for_each(|stale| map.remove(stale)).and_then(|()| map.insert(key, value));
+            }
+            if let Err(e) = written {
                 self.failed(map.spec().name, &e);
+                *changes = None;
                 return;
             }
         }
-        if !changes.write.is_empty() {
-            info!(map = map.spec().name, entries = changes.write.len(), "written");
+        if !todo.write.is_empty() {
+            info!(map = map.spec().name, entries = todo.write.len(), "written");
         }
     }
 
-    fn remove<K: Plain + Display, V: Plain>(&mut self, map: &MapHandle<K, V>, changes: &Changes<K, V>) {
-        for key in &changes.remove {
+    /// Removes what must go; `changes` becomes `None` if that fails.
+    fn remove<K: Plain + Display, V: Plain>(&mut self, map: &MapHandle<K, V>, changes: &mut Option<Changes<K, V>>) {
+        let Some(todo) = changes else { return };
+        for key in &todo.remove {
             debug!(map = map.spec().name, %key, "removing");
             if let Err(e) = map.remove(key) {
                 self.failed(map.spec().name, &e);
+                *changes = None;
                 return;
             }
         }
-        if !changes.remove.is_empty() {
-            info!(map = map.spec().name, entries = changes.remove.len(), "removed");
+        if !todo.remove.is_empty() {
+            info!(map = map.spec().name, entries = todo.remove.len(), "removed");
         }
     }
 
     fn config(&mut self, maps: &Maps, plan: &Plan) {
         let result = match maps.config.get(&0) {
             Ok(Some(current)) if current == plan.config => return,
-            Ok(_) | Err(HandleError::Garbled { .. }) => maps.config.insert(&0, &plan.config),
+            Ok(_) => maps.config.insert(&0, &plan.config),
             Err(e) => Err(e),
         };
         match result {

@@ -28,6 +28,7 @@ const STATUS: &str = "status.json";
 const LAST_GOOD: &str = "last-good.json";
 const SYSCTLS: &str = "sysctls-before.json";
 const ATTACHMENTS: &str = "attachments.json";
+const INCUMBENTS: &str = "incumbents.json";
 const LOCK: &str = "agent.lock";
 
 /// What the agent says of itself. Written after every pass.
@@ -178,6 +179,30 @@ impl StateDir {
         self.write(ATTACHMENTS, attachments)
     }
 
+    /// The model whose claims an earlier agent has settled, if it was still needed when that ended.
+    ///
+    /// # Errors
+    /// The file is there but cannot be read.
+    pub fn incumbents<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
+        self.read(INCUMBENTS)
+    }
+
+    /// Keeps the model for the sake of its settled claims.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn write_incumbents<T: Serialize>(&self, model: &T) -> Result<(), StateError> {
+        self.write(INCUMBENTS, model)
+    }
+
+    /// Forgets it: no claim is contested.
+    ///
+    /// # Errors
+    /// The file is there but cannot be removed.
+    pub fn forget_incumbents(&self) -> Result<(), StateError> {
+        self.remove_file(INCUMBENTS)
+    }
+
     /// The path of a file or socket in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -209,16 +234,20 @@ impl StateDir {
     /// # Errors
     /// A file could not be removed.
     pub fn remove(&self) -> Result<(), StateError> {
-        for name in [STATUS, LAST_GOOD, SYSCTLS, ATTACHMENTS, SOCKET, LOCK] {
-            let path = self.dir.join(name);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.io("removing", &path, e)),
-                _ => {}
-            }
+        for name in [STATUS, LAST_GOOD, SYSCTLS, ATTACHMENTS, INCUMBENTS, SOCKET, LOCK] {
+            self.remove_file(name)?;
         }
         // Not empty: somebody else keeps something there.
         drop(fs::remove_dir(&self.dir));
         Ok(())
+    }
+
+    fn remove_file(&self, name: &str) -> Result<(), StateError> {
+        let path = self.dir.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.io("removing", &path, e)),
+            _ => Ok(()),
+        }
     }
 
     fn lock_path(&self) -> PathBuf {

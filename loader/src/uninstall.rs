@@ -25,7 +25,7 @@ pub async fn run(bpffs: &Path, state: &StateDir) -> Result<Vec<String>> {
     }
     let mut removed = Vec::new();
     let host = Host::connect()?;
-    let view = host.view().await?;
+    let view = host.view(None, &Default::default()).await?;
     for (index, interface) in &view.interfaces {
         if attach::detach_all_clsact(*index) {
             removed.push(format!("filters of {}", interface.name));

@@ -1,7 +1,11 @@
 //! Programs on interfaces: attached where they are missing, replaced in place where they are another build's, removed
 //! where they do not belong. No packet is lost or passes without a program while that happens.
 
-use std::{collections::BTreeSet, fmt, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::Path,
+};
 
 use anyhow::Context as _;
 use aya::{
@@ -14,7 +18,7 @@ use aya::{
 };
 use margay_maps::Hook;
 use serde::Serialize;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Datapath, DatapathError, classifier, kernel_is_at_least, links, pins::PinDir};
 use crate::plan::{Attachment, Role};
@@ -76,8 +80,13 @@ pub enum Depth {
     Everything,
 }
 
-/// What this process has attached on clsact, which keeps no pins.
-pub type Known = BTreeSet<(u32, Hook)>;
+/// What this process has attached, and how.
+///
+/// Making a TCX link waits for an RCU grace period, 8 ms and more, under the lock that all of the kernel's network
+/// configuration shares; adding a clsact filter does not. So a pod's new interface first gets filters, which are in
+/// force at once, and links when nobody is waiting ([`Datapath::settle_one`]). For the moment in which an interface has
+/// both, a program runs twice on packets that it passes on unchanged, which changes nothing but the counters.
+pub type Known = BTreeMap<(u32, Hook), Backend>;
 
 // === impl Datapath ===
 
@@ -85,49 +94,102 @@ impl Datapath {
     /// Makes the attachments exactly `wanted`. Every error is collected; the rest is done all the same.
     pub fn attach(&mut self, wanted: &BTreeSet<Attachment>, known: &mut Known, depth: Depth) -> Vec<DatapathError> {
         let mut errors = Vec::new();
-        let mut kept = BTreeSet::new();
         let mut attached = Known::new();
         for attachment in wanted {
             for &(hook, direction) in attachment.role.hooks() {
-                kept.insert(pin_name(&attachment.name, hook));
-                let done = known.contains(&(attachment.ifindex, hook)) && depth == Depth::Changes;
-                let result = if done { Ok(()) } else { self.attach_one(attachment, hook, direction) };
+                let key = (attachment.ifindex, hook);
+                let before = known.get(&key).copied();
+                let result = match before {
+                    Some(how) if depth == Depth::Changes => Ok(how),
+                    _ => self.attach_one(attachment, hook, direction, before, Haste::of(attachment.role)),
+                };
                 match result {
-                    Ok(()) => drop(attached.insert((attachment.ifindex, hook))),
-                    Err(source) => errors.push(DatapathError::Attach {
-                        program: hook.name(),
-                        interface: attachment.name.clone(),
-                        backend: self.backend,
-                        source,
-                    }),
+                    Ok(how) => drop(attached.insert(key, how)),
+                    Err(source) => errors.push(self.refused(attachment, hook, source)),
                 }
             }
         }
-        for &(ifindex, hook) in known.iter().filter(|k| !attached.contains(k)) {
-            if self.backend == Backend::Clsact && !wanted.iter().any(|a| a.ifindex == ifindex) {
-                detach_clsact(ifindex, hook);
-            }
+        let gone = known.keys().filter(|k| !attached.contains_key(k) && !wanted.iter().any(|a| a.ifindex == k.0));
+        for &(ifindex, hook) in gone {
+            detach_clsact(ifindex, hook);
         }
         *known = attached;
-        if let Err(e) = self.detach_others(&kept) {
+        if let Err(e) = self.detach_others(wanted) {
             warn!("removing attachments that do not belong: {e:#}");
         }
         errors
     }
 
-    fn attach_one(&mut self, to: &Attachment, hook: Hook, direction: TcAttachType) -> anyhow::Result<()> {
+    /// Gives one interface's hook its TCX link in place of the filter it got in haste, if there is such a hook. Says
+    /// whether there was.
+    pub fn settle_one(&mut self, wanted: &BTreeSet<Attachment>, known: &mut Known) -> bool {
+        if self.backend != Backend::Tcx {
+            return false;
+        }
+        let hasty = known.iter().find(|(_, how)| **how == Backend::Clsact).map(|(key, _)| *key);
+        let Some((ifindex, hook)) = hasty else { return false };
+        let to = wanted.iter().find(|a| a.ifindex == ifindex);
+        let direction = to.and_then(|a| a.role.hooks().iter().find(|(h, _)| *h == hook)).map(|(_, d)| *d);
+        if let (Some(to), Some(direction)) = (to, direction) {
+            match self.attach_one(to, hook, direction, Some(Backend::Clsact), Haste::None) {
+                Ok(how) => drop(known.insert((ifindex, hook), how)),
+                Err(e) => {
+                    debug!(interface = to.name, hook = hook.name(), "staying with the filter: {e:#}");
+                    known.remove(&(ifindex, hook));
+                }
+            }
+        } else {
+            known.remove(&(ifindex, hook));
+        }
+        true
+    }
+
+    fn refused(&self, attachment: &Attachment, hook: Hook, source: anyhow::Error) -> DatapathError {
+        DatapathError::Attach {
+            program: hook.name(),
+            interface: attachment.name.clone(),
+            backend: self.backend,
+            source,
+        }
+    }
+
+    fn attach_one(
+        &mut self,
+        to: &Attachment,
+        hook: Hook,
+        direction: TcAttachType,
+        before: Option<Backend>,
+        haste: Haste,
+    ) -> anyhow::Result<Backend> {
         let path = self.pins.links().join(pin_name(&to.name, hook));
         let elsewhere = self.pins.clone();
         let backend = self.backend;
         let program = classifier(&mut self.ebpf, hook.name())?;
-        match backend {
-            Backend::Tcx => attach_tcx(program, to, hook, direction, path, &elsewhere),
-            Backend::Clsact => attach_clsact(program, to, hook, direction),
+        if backend == Backend::Clsact {
+            return attach_clsact(program, to, hook, direction);
         }
+        if replace_tcx(program, to, hook, &path, &elsewhere)? {
+            if before.is_none() {
+                // Left by an agent that ended between link and filter.
+                detach_clsact(to.ifindex, hook);
+            }
+            return Ok(Backend::Tcx);
+        }
+        if haste == Haste::Pod {
+            return attach_clsact(program, to, hook, direction);
+        }
+        attach_tcx(program, to, hook, direction, &path)?;
+        if to.role == Role::Workload {
+            detach_clsact(to.ifindex, hook);
+        }
+        Ok(Backend::Tcx)
     }
 
     /// Unpins, and so detaches, the links that nothing wants: of interfaces that are gone, or have another role now.
-    fn detach_others(&self, kept: &BTreeSet<String>) -> anyhow::Result<()> {
+    fn detach_others(&self, wanted: &BTreeSet<Attachment>) -> anyhow::Result<()> {
+        let hooks =
+            |a: &Attachment| a.role.hooks().iter().map(|(hook, _)| pin_name(&a.name, *hook)).collect::<Vec<_>>();
+        let kept: BTreeSet<String> = wanted.iter().flat_map(hooks).collect();
         for entry in fs::read_dir(self.pins.links()).context("listing the links")? {
             let entry = entry.context("listing the links")?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -140,18 +202,35 @@ impl Datapath {
     }
 }
 
-/// Attaches, or replaces in place what an earlier process attached, whatever layout it had.
-fn attach_tcx(
+/// Whether somebody waits for an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Haste {
+    /// Nobody.
+    None,
+    /// A pod is about to start behind it.
+    Pod,
+}
+
+// === impl Haste ===
+
+impl Haste {
+    fn of(role: Role) -> Self {
+        if role == Role::Workload { Self::Pod } else { Self::None }
+    }
+}
+
+/// Replaces in place what an earlier process attached, whatever layout it had. Says whether there was anything, or
+/// ours is attached already.
+fn replace_tcx(
     program: &mut SchedClassifier,
     to: &Attachment,
     hook: Hook,
-    direction: TcAttachType,
-    path: PathBuf,
+    path: &Path,
     pins: &PinDir,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let own_id = program.info().context("asking for the program's id")?.id();
     let others = pins.others()?.into_iter().map(|dir| dir.join("links").join(pin_name(&to.name, hook)));
-    for pin in std::iter::once(path.clone()).chain(others) {
+    for pin in std::iter::once(path.to_owned()).chain(others) {
         let Some(found) = links::facts(&pin).with_context(|| format!("reading the link {}", pin.display()))? else {
             continue;
         };
@@ -161,7 +240,7 @@ fn attach_tcx(
             continue;
         }
         if pin == path && found.program_id == own_id {
-            return Ok(());
+            return Ok(true);
         }
         info!(interface = to.name, hook = hook.name(), "replacing the program in place");
         let old = PinnedLink::from_pin(&pin).with_context(|| format!("opening the link {}", pin.display()))?;
@@ -169,16 +248,27 @@ fn attach_tcx(
         let id = program.attach_to_link(link).context("replacing the program of the link")?;
         let link: FdLink = program.take_link(id)?.try_into().context("the link is no TCX link")?;
         if pin != path {
-            link.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
+            link.pin(path).with_context(|| format!("pinning {}", path.display()))?;
             fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
         }
-        return Ok(());
+        return Ok(true);
     }
-    info!(interface = to.name, hook = hook.name(), "attaching");
+    Ok(false)
+}
+
+/// Attaches by a new link, and pins it.
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    to: &Attachment,
+    hook: Hook,
+    direction: TcAttachType,
+    path: &Path,
+) -> anyhow::Result<()> {
+    info!(interface = to.name, hook = hook.name(), "attaching by tcx");
     let attach = TcAttach::Tcx { attach_type: direction, order: LinkOrder::default() };
     let id = program.attach(to.ifindex, attach)?;
     let link: FdLink = program.take_link(id)?.try_into().context("the link is no TCX link")?;
-    link.pin(&path).with_context(|| format!("pinning {}", path.display())).map(drop)
+    link.pin(path).with_context(|| format!("pinning {}", path.display())).map(drop)
 }
 
 /// Replaces our filter in place, or adds it where it is missing. The filter stays when the process ends.
@@ -187,7 +277,7 @@ fn attach_clsact(
     to: &Attachment,
     hook: Hook,
     direction: TcAttachType,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Backend> {
     // There already: EEXIST, which is no error, and any other shows when the filter is refused.
     let qdisc = tc::qdisc_add_clsact(to.ifindex);
     let parent = TcHandle::from(direction);
@@ -195,7 +285,7 @@ fn attach_clsact(
     let id = match program.attach_to_link(link) {
         Ok(id) => id,
         Err(_no_such_filter) => {
-            info!(interface = to.name, hook = hook.name(), "attaching");
+            info!(interface = to.name, hook = hook.name(), "attaching by clsact");
             let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
             let attached = program.attach(to.ifindex, TcAttach::Netlink { parent, options });
             attached.with_context(|| match &qdisc {
@@ -206,7 +296,7 @@ fn attach_clsact(
     };
     // Dropping the link would take the filter away.
     std::mem::forget(program.take_link(id)?);
-    Ok(())
+    Ok(Backend::Clsact)
 }
 
 /// Removes our filter from the interface. Says whether there was one; that it has gone already is no error.

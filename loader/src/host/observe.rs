@@ -1,6 +1,9 @@
 //! What the kernel has: interfaces, addresses and routes, as one value.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
@@ -20,20 +23,22 @@ use crate::plan::{FibRoute, HostView, Interface};
 // === impl Host ===
 
 impl Host {
-    /// Everything that the plan depends on.
+    /// Everything that the plan depends on. The MACs of pods, each a request of its own, are taken from `previous` where
+    /// it has them, but not for the interfaces in `fresh`.
     ///
     /// # Errors
     /// The kernel refused one of the dumps.
-    pub async fn view(&self) -> Result<HostView, HostError> {
+    pub async fn view(&self, previous: Option<&HostView>, fresh: &BTreeSet<String>) -> Result<HostView, HostError> {
         let links = self.links().await?;
         let mut interfaces: BTreeMap<u32, Interface> = links.iter().map(|l| (l.header.index, interface(l))).collect();
         for link in &links {
-            let peer_mac = self.peer_mac(link, &interfaces).await;
+            let known = known_peer(previous, fresh, link.header.index);
+            let peer_mac = if known.is_some() { known } else { self.peer_mac(link, &interfaces).await };
             if let Some(interface) = interfaces.get_mut(&link.header.index) {
                 interface.peer_mac = peer_mac;
             }
         }
-        let mut addresses = std::collections::BTreeSet::new();
+        let mut addresses = BTreeSet::new();
         let mut dump = self.handle.address().get().execute();
         while let Some(message) = dump.try_next().await.map_err(HostError::request("listing addresses"))? {
             addresses.extend(local_address(&message.attributes).map(|ip| (ip, message.header.index)));
@@ -73,6 +78,12 @@ impl Host {
         let answer = get.execute().try_next().await.ok()??;
         Some(mac(&answer))
     }
+}
+
+/// The MAC of a pod's side, as far as an earlier look is good enough.
+fn known_peer(previous: Option<&HostView>, fresh: &BTreeSet<String>, index: u32) -> Option<Mac> {
+    let interface = previous?.interfaces.get(&index)?;
+    if fresh.contains(&interface.name) { None } else { interface.peer_mac }
 }
 
 fn interface(link: &LinkMessage) -> Interface {

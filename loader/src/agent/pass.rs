@@ -1,0 +1,291 @@
+//! One pass: everything is read, planned and mended.
+//!
+//! In: the source, the kernel's own account of itself, attachments of the CNI plugin. Out: a kernel that is as planned,
+//! and problems. What has not changed is not looked at again until a pass of [`Depth::Everything`].
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use margay_maps::Features;
+use tokio::sync::{mpsc, watch};
+
+use super::AgentConfig;
+use crate::{
+    apply,
+    cni::{
+        SOCKET,
+        records::Records,
+        server::{NoAddresses, PassRequest, Readiness, Server},
+    },
+    datapath::{
+        Backend, Datapath,
+        attach::{Depth, Known},
+    },
+    host::{Host, HostError, sysctl},
+    model::Model,
+    plan::{self, Attachment, HostView, Options, Plan},
+    problem::Problem,
+    source::{self, Keep, Source},
+    state::StateDir,
+};
+
+/// Everything that lives from pass to pass.
+pub(super) struct Agent {
+    pub(super) config: AgentConfig,
+    pub(super) state: StateDir,
+    pub(super) datapath: Datapath,
+    pub(super) source: Box<dyn Source>,
+    pub(super) model: Option<Model>,
+    pub(super) reported: Vec<Problem>,
+    pub(super) passes: u64,
+    host: Host,
+    cni: Arc<Server>,
+    cni_requests: Option<mpsc::Receiver<PassRequest>>,
+    readiness: watch::Sender<Readiness>,
+    known: Done,
+    /// The interfaces that the last pass has put in force.
+    in_force: BTreeSet<String>,
+}
+
+/// What earlier passes have seen and done.
+#[derive(Default)]
+struct Done {
+    /// The attachments that the model was built with.
+    records: Records,
+    /// What was wrong with the objects that the model was built from.
+    model_problems: Vec<Problem>,
+    view: HostView,
+    maps: apply::Known,
+    attached: Known,
+    attachments: BTreeSet<Attachment>,
+    sysctls: BTreeMap<String, String>,
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// Loads the datapath, and opens everything that a pass needs.
+    pub(super) fn start(config: AgentConfig, state: StateDir) -> Result<Self> {
+        let datapath = Datapath::load(&config.bpffs)?;
+        let host = Host::connect()?;
+        let source = source::open(config.source.clone(), &state)?;
+        let (readiness, watched) = watch::channel(Readiness::default());
+        let (cni, cni_requests) = Server::new(state.clone(), Box::new(NoAddresses), watched)?;
+        let model = state.incumbents()?;
+        Ok(Self {
+            config,
+            state,
+            datapath,
+            source,
+            model,
+            reported: Vec::new(),
+            passes: 0,
+            host,
+            cni,
+            cni_requests: Some(cni_requests),
+            readiness,
+            known: Done::default(),
+            in_force: BTreeSet::new(),
+        })
+    }
+
+    /// Opens the socket for CNI plugins. What they ask of the loop comes out of the channel.
+    pub(super) fn serve_cni(&mut self) -> Result<mpsc::Receiver<PassRequest>> {
+        let socket = self.state.path(SOCKET);
+        self.cni.listen(&socket).with_context(|| format!("listening on {}", socket.display()))?;
+        self.cni_requests.take().context("the CNI server is started once")
+    }
+
+    /// Tells the plugins that waited for the last pass how it went.
+    pub(super) fn answer(&self, waiting: Vec<PassRequest>) {
+        for PassRequest { interface, done } in waiting {
+            let result = match &interface {
+                Some(name) if !self.in_force.contains(name) => Err(self.what_keeps(name)),
+                _ => Ok(()),
+            };
+            // A plugin that has gone does not want to know.
+            drop(done.send(result));
+        }
+    }
+
+    fn what_keeps(&self, interface: &str) -> String {
+        let problems = self.reported.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let what = if problems.is_empty() { "the kernel has no such interface" } else { &problems };
+        format!("{interface} is not in force: {what}")
+    }
+
+    /// How many hooks still have the filters that they got in haste.
+    pub(super) fn hasty(&self) -> usize {
+        match self.datapath.backend() {
+            Backend::Tcx => self.known.attached.values().filter(|how| **how == Backend::Clsact).count(),
+            Backend::Clsact => 0,
+        }
+    }
+
+    /// Gives one of them its link.
+    pub(super) fn settle_one(&mut self) {
+        self.datapath.settle_one(&self.known.attachments, &mut self.known.attached);
+    }
+
+    /// Reads everything, and mends whatever differs. `waiting`: who waits for it.
+    pub(super) async fn pass(&mut self, depth: Depth, waiting: &[PassRequest]) {
+        let started = Instant::now();
+        let fresh = waiting.iter().filter_map(|request| request.interface.clone()).collect();
+        let mut problems = Vec::new();
+        self.read(&mut problems);
+        self.in_force.clear();
+        let plan = match self.enforce(depth, &fresh, &mut problems).await {
+            Ok(plan) => plan,
+            Err(e) => {
+                problems.push(Problem::new("this node", format!("{e:#}"), "see the agent's log; it tries again"));
+                None
+            }
+        };
+        problems.sort();
+        problems.dedup();
+        self.report(problems);
+        self.passes += 1;
+        self.write_status(plan.as_ref(), started.elapsed());
+    }
+
+    /// Takes in the objects: the model changes as far as they are good.
+    fn read(&mut self, problems: &mut Vec<Problem>) {
+        let changed = self.source.read();
+        problems.extend(self.source.problems());
+        if let Err(e) = self.source.keep(&self.state, Keep::NowAndThen) {
+            problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
+        }
+        let records = self.cni.records();
+        if changed || self.passes == 0 || self.model.is_none() || records != self.known.records {
+            self.rebuild(records, problems);
+        }
+        problems.extend(self.known.model_problems.iter().cloned());
+    }
+
+    fn rebuild(&mut self, records: Records, problems: &mut Vec<Problem>) {
+        let Some(mut objects) = self.source.objects().map(Cow::into_owned) else {
+            // Whose addresses were whose an earlier agent knew; what there is, nobody knows yet.
+            self.model = self.model.take().filter(|_| self.passes > 0);
+            return;
+        };
+        records.amend(&mut objects, &self.config.node_name);
+        let (model, found) = Model::build(&objects, self.model.as_ref());
+        // Only while two claim the same does it matter who was first.
+        let kept = if found.is_empty() { self.state.forget_incumbents() } else { self.state.write_incumbents(&model) };
+        if let Err(e) = kept {
+            problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
+        }
+        self.known.model_problems = found;
+        self.known.records = records;
+        self.model = Some(model);
+    }
+
+    /// Plans, and makes the kernel what was planned. `None` while nothing is known of the cluster.
+    async fn enforce(
+        &mut self,
+        depth: Depth,
+        fresh: &BTreeSet<String>,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Option<Plan>> {
+        let Some(model) = &self.model else {
+            problems.push(Problem::new(
+                "input",
+                "nothing is known of the cluster yet: what was in force stays in force",
+                "see the other problems; without any, wait until the source has been read for the first time",
+            ));
+            return Ok(None);
+        };
+        let options = options(&self.config, self.datapath.features());
+        let reusable = (depth == Depth::Changes).then_some(&self.known.view);
+        let mut view = self.host.view(reusable, fresh).await?;
+        let mut plan = plan::plan(model, &view, &options);
+        if let Some(overlay) = &plan.overlay {
+            // Without the device pods of one node still reach each other: what fails is reported, the rest goes on.
+            match self.host.ensure_overlay(overlay).await {
+                Ok(true) => {
+                    view = self.host.view(Some(&view), fresh).await?;
+                    plan = plan::plan(model, &view, &options);
+                }
+                Ok(false) => {}
+                Err(e) => problems.push(host_problem("the overlay device", &e)),
+            }
+        }
+        problems.extend(plan.problems.iter().cloned());
+        problems.extend(apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, depth));
+        self.attach(&plan, depth, problems)?;
+        self.set_sysctls(&plan, &view, depth, problems)?;
+        if let Err(e) = self.host.ensure_routes(&plan.host_routes, overlay_index(&view)).await {
+            problems.push(host_problem("the host's routes", &e));
+        }
+        self.in_force = in_force(&plan, &self.known.attached);
+        self.readiness.send_replace(Readiness { ready: true, mtu: plan.config.overlay_mtu });
+        self.known.view = view;
+        Ok(Some(plan))
+    }
+
+    /// Programs where they belong; another build's pins go once nothing uses them.
+    fn attach(&mut self, plan: &Plan, depth: Depth, problems: &mut Vec<Problem>) -> Result<()> {
+        let failed = self.datapath.attach(&plan.attachments, &mut self.known.attached, depth);
+        if failed.is_empty() {
+            self.datapath.pins().remove_others()?;
+        }
+        let remedy = "see the agent's log; it tries again";
+        problems.extend(failed.iter().map(|e| Problem::new("datapath", format!("{e:#}"), remedy)));
+        self.known.attachments.clone_from(&plan.attachments);
+        Ok(())
+    }
+
+    /// Settings of the kernel: all of them, or those that are new or of a new interface.
+    fn set_sysctls(&mut self, plan: &Plan, view: &HostView, depth: Depth, problems: &mut Vec<Problem>) -> Result<()> {
+        let before = &self.known.view.interfaces;
+        let new = view.interfaces.iter().filter(|(index, _)| !before.contains_key(index));
+        let new: Vec<String> = new.map(|(_, interface)| format!("/conf/{}/", interface.name)).collect();
+        let done = |name: &str, value: &str| {
+            depth == Depth::Changes
+                && self.known.sysctls.get(name).is_some_and(|known| known == value)
+                && !new.iter().any(|part| name.contains(part))
+        };
+        let todo = plan.sysctls.iter().filter(|(name, value)| !done(name, value));
+        let (refused, set) = sysctl::ensure(&todo.map(|(n, v)| (n.clone(), v.clone())).collect());
+        self.known.sysctls = if refused.is_empty() { plan.sysctls.clone() } else { BTreeMap::new() };
+        problems.extend(refused);
+        self.state.remember_sysctls(&set)?;
+        Ok(())
+    }
+}
+
+fn options(config: &AgentConfig, found: Features) -> Options {
+    let by_hand = Features::OWN_ENCAP | Features::OWN_DECAP;
+    let features = if config.encap_by_device { Features { bits: found.bits & !by_hand } } else { found };
+    Options {
+        node_name: config.node_name.clone(),
+        uplinks: config.uplinks.clone(),
+        vni: config.vni,
+        port: config.port,
+        features,
+    }
+}
+
+fn overlay_index(view: &HostView) -> Option<u32> {
+    let mut interfaces = view.interfaces.iter();
+    interfaces.find(|(_, i)| i.name == margay_maps::overlay::DEVICE).map(|(index, _)| *index)
+}
+
+fn host_problem(object: &str, error: &HostError) -> Problem {
+    Problem::new(object, error.to_string(), "see the agent's log; it tries again")
+}
+
+/// The interfaces that have both an address in the maps and all of their programs.
+fn in_force(plan: &Plan, attached: &Known) -> BTreeSet<String> {
+    let with_address: BTreeSet<u32> = plan.endpoints.values().map(|e| e.ifindex).collect();
+    let complete = |a: &&Attachment| {
+        with_address.contains(&a.ifindex)
+            && a.role.hooks().iter().all(|(hook, _)| attached.contains_key(&(a.ifindex, *hook)))
+    };
+    plan.attachments.iter().filter(complete).map(|a| a.name.clone()).collect()
+}
