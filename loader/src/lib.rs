@@ -14,6 +14,7 @@ pub mod cni;
 pub mod crd;
 pub mod datapath;
 pub mod host;
+pub mod install;
 pub mod model;
 pub mod names;
 pub mod object;

@@ -1,5 +1,6 @@
 //! The command line. Its `--help` is the manual; what the commands print is in the modules below.
 
+mod install;
 mod list;
 mod output;
 mod status;
@@ -91,8 +92,13 @@ enum Command {
     /// Remove every trace of Margay from this node
     ///
     /// Detaches all programs, removes pins, routes, the overlay device and the agent's files, and sets kernel
-    /// settings back to what they were. The agent must not be running. Pods stay, without a network.
-    Uninstall,
+    /// settings back to what they were. The agent must not be running. Pods stay, without a network. The container
+    /// runtime's directories are left as they are unless they are given.
+    Uninstall(install::UninstallArgs),
+    /// Install the CNI plugin: this binary, and the network configuration that makes the container runtime call it
+    ///
+    /// Each file is there whole or not at all, the configuration last. Installing again changes only what differs.
+    Install(install::InstallArgs),
 }
 
 #[derive(Debug, Args)]
@@ -180,8 +186,10 @@ fn run(common: Common, command: Command) -> Result<u8> {
         Command::Nodes => list::nodes(&pins, output),
         Command::Drops { all } => list::drops(&pins, output, all),
         Command::Maps => list::maps(&pins, output),
-        Command::Uninstall => {
-            let removed = runtime()?.block_on(uninstall::run(&bpffs, &state))?;
+        Command::Install(args) => install::install(args, &state_dir, output),
+        Command::Uninstall(args) => {
+            let mut removed = runtime()?.block_on(uninstall::run(&bpffs, &state))?;
+            removed.extend(install::uninstall(&args)?);
             output::uninstalled(&removed, output)
         }
     }
