@@ -16,6 +16,8 @@ mod inbox;
 mod kept;
 mod kind;
 mod report;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::borrow::Cow;
@@ -30,6 +32,7 @@ pub use self::connect::{Access, ApiConfig, Patience};
 use self::inbox::{Health, Inbox};
 use self::kept::{Kept, Rhythm};
 use self::kind::Kind;
+use self::report::InForce;
 use self::watch::{Connect, Watch};
 use super::{Keep, Source};
 use crate::object::{ObjectName, Objects};
@@ -121,7 +124,8 @@ impl Source for KubeSource {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        let mut problems = report::watches(&self.server, &self.health, self.as_of(), SystemTime::now());
+        let in_force = if self.is_known() { InForce::LastGood(self.kept_as_of) } else { InForce::Nothing };
+        let mut problems = report::watches(&self.server, &self.health, in_force, SystemTime::now());
         problems.extend(report::objects(&self.unreadable));
         problems
     }

@@ -17,37 +17,54 @@ use crate::problem::Problem;
 /// How long a watch may fail before it is worth a word: a server that is restarted beside others is back by then.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Problems with the watches. `as_of` is when the state in force was last known to be the server's, `None` without one.
+/// What is in force while the server cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InForce {
+    /// Nothing is known of the cluster, or not all.
+    Nothing,
+    /// What the server said last; of kinds of which it has said nothing yet, what an earlier run knew at this time.
+    LastGood(Option<SystemTime>),
+}
+
+/// Kinds that suffer from the same thing.
+struct Trouble {
+    kinds: Vec<Kind>,
+    since: SystemTime,
+    as_of: Option<SystemTime>,
+}
+
+/// Problems with the watches.
 pub(super) fn watches(
     server: &str,
     health: &BTreeMap<Kind, Health>,
-    as_of: Option<SystemTime>,
+    in_force: InForce,
     now: SystemTime,
 ) -> Vec<Problem> {
-    let mut troubles: BTreeMap<(String, &'static str), (Vec<Kind>, SystemTime)> = BTreeMap::new();
+    let mut troubles: BTreeMap<(&str, &'static str), Trouble> = BTreeMap::new();
     for (kind, health) in health {
         let Some(failing) = &health.failing else { continue };
         let failing_for = now.duration_since(failing.since).unwrap_or_default();
-        if failing_for < GRACE && as_of.is_some() {
-            continue;
-        }
-        let remedy = remedy(failing.last.reason);
-        let (kinds, since) =
-            troubles.entry((failing.last.said.clone(), remedy)).or_insert_with(|| (Vec::new(), failing.since));
-        kinds.push(*kind);
-        *since = failing.since.min(*since);
+        let as_of = match in_force {
+            InForce::LastGood(_) if failing_for < GRACE => continue,
+            InForce::LastGood(kept) => health.fresh.or(kept),
+            InForce::Nothing => None,
+        };
+        let trouble = troubles.entry((&failing.last.said, remedy(failing.last.reason))).or_insert_with(|| Trouble {
+            kinds: Vec::new(),
+            since: failing.since,
+            as_of,
+        });
+        trouble.kinds.push(*kind);
+        trouble.since = trouble.since.min(failing.since);
+        trouble.as_of = trouble.as_of.min(as_of);
     }
-    let in_force = as_of.map_or_else(
-        || "nothing is known of the cluster yet, and what was in force stays so".to_owned(),
-        |as_of| format!("the state of {} stays in force", time(as_of)),
-    );
-    let problem = |((said, remedy), (kinds, since)): ((String, &str), (Vec<Kind>, SystemTime))| {
-        let kinds = list(&kinds);
-        Problem::new(
-            server,
-            format!("{kinds} cannot be watched since {}: {said}", time(since)),
-            format!("{remedy}; it is tried again and again, and until then {in_force}"),
-        )
+    let problem = |((said, remedy), Trouble { kinds, since, as_of }): ((&str, &str), Trouble)| {
+        let in_force = as_of.map_or_else(
+            || "nothing is known of the cluster yet, and what was in force stays so".to_owned(),
+            |as_of| format!("the state of {} stays in force", time(as_of)),
+        );
+        let what = format!("{} cannot be watched since {}: {said}", list(&kinds), time(since));
+        Problem::new(server, what, format!("{remedy}; it is tried again and again, and until then {in_force}"))
     };
     troubles.into_iter().map(problem).collect()
 }
