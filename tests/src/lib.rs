@@ -16,6 +16,7 @@ pub mod bench;
 pub mod builder;
 pub mod cluster;
 pub mod golden;
+pub mod kubernetes;
 pub mod lab;
 pub mod manifests;
 pub mod names;

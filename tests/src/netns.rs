@@ -140,8 +140,12 @@ impl Namespace {
     /// A command that will run inside the namespace. Only the network namespace changes, so `/sys` and all mounts stay
     /// as they are (ip-netns(8) mounts a fresh `/sys`, which hides bpffs).
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.entering(Command::new(program))
+    }
+
+    /// A command that exists already, to run inside the namespace.
+    pub fn entering(&self, mut command: Command) -> Command {
         let file = Arc::clone(&self.file);
-        let mut command = Command::new(program);
         // SAFETY: setns(2) is one system call on a descriptor that the closure keeps open; it allocates nothing.
         unsafe { command.pre_exec(move || setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from)) };
         command

@@ -44,20 +44,20 @@ impl Prerequisite for Busybox {
             packages::update_lists()?;
             download()?;
         }
+        let unpacked = directory.join("unpacked");
         for entry in fs::read_dir(&directory).with_context(|| format!("listing {}", directory.display()))? {
             let deb = entry?.path();
             if deb.extension().is_some_and(|e| e == "deb") {
-                run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&directory), "unpacking busybox")?;
+                run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&unpacked), "unpacking busybox")?;
                 fs::remove_file(&deb)?;
             }
         }
         // Where it is depends on the release.
-        let places = ["bin/busybox", "usr/bin/busybox"].map(|place| directory.join(place));
+        let places = ["bin/busybox", "usr/bin/busybox"].map(|place| unpacked.join(place));
         let found = places.iter().find(|place| place.is_file()).context("the package holds no busybox")?;
         let file = file()?;
-        if *found != file {
-            fs::rename(found, &file).with_context(|| format!("renaming {}", found.display()))?;
-        }
+        fs::rename(found, &file).with_context(|| format!("renaming {}", found.display()))?;
+        fs::remove_dir_all(&unpacked).with_context(|| format!("removing {}", unpacked.display()))?;
         Ok(format!("unpacked Debian's {PACKAGE} into {}", directory.display()))
     }
 }
