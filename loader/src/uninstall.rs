@@ -30,6 +30,9 @@ pub async fn run(bpffs: &Path, state: &StateDir) -> Result<Vec<String>> {
         if attach::detach_all_clsact(*index) {
             removed.push(format!("filters of {}", interface.name));
         }
+        if host.remove_empty_clsact(*index).await? {
+            removed.push(format!("the empty clsact qdisc of {}", interface.name));
+        }
     }
     for layout in layouts(bpffs)? {
         remove_tree(&layout)?;

@@ -5,6 +5,7 @@
 
 mod observe;
 mod overlay;
+mod qdisc;
 mod routes;
 pub mod sysctl;
 mod watch;
