@@ -15,6 +15,7 @@ pub use self::output::Format;
 use crate::{
     agent::{self, AgentConfig},
     datapath::pins::{DEFAULT_BPFFS, PinDir},
+    host::sysctl::DEFAULT_PROC_SYS,
     source::{
         SourceConfig,
         kube::{Access, ApiConfig, Patience},
@@ -57,6 +58,9 @@ struct Common {
     /// The agent's own directory: its lock, its status, the last good input
     #[arg(long, global = true, env = "MARGAY_STATE_DIR", default_value = DEFAULT_STATE_DIR, value_name = "DIR")]
     state_dir: PathBuf,
+    /// Where the kernel's settings are. In a container /proc/sys is read-only: mount the host's elsewhere
+    #[arg(long, global = true, env = "MARGAY_PROC_SYS", default_value = DEFAULT_PROC_SYS, value_name = "DIR")]
+    proc_sys: PathBuf,
     /// How to print lists
     #[arg(short, long, global = true, default_value = "table", value_name = "FORMAT")]
     output: Format,
@@ -172,12 +176,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(common: Common, command: Command) -> Result<u8> {
-    let Common { bpffs, state_dir, output } = common;
+    let Common { bpffs, state_dir, proc_sys, output } = common;
     let state = StateDir::of(&state_dir);
     let pins = PinDir::of(&bpffs);
     match command {
         Command::Agent(args) => {
-            runtime()?.block_on(agent::run(agent_config(args, bpffs, state_dir)))?;
+            runtime()?.block_on(agent::run(agent_config(args, bpffs, state_dir, proc_sys)))?;
             Ok(EXIT_OK)
         }
         Command::Status { wait } => status::print(&state, &pins, output, Duration::from_secs(wait)),
@@ -188,20 +192,21 @@ fn run(common: Common, command: Command) -> Result<u8> {
         Command::Maps => list::maps(&pins, output),
         Command::Install(args) => install::install(args, &state_dir, output),
         Command::Uninstall(args) => {
-            let mut removed = runtime()?.block_on(uninstall::run(&bpffs, &state))?;
+            let mut removed = runtime()?.block_on(uninstall::run(&bpffs, &state, &proc_sys))?;
             removed.extend(install::uninstall(&args)?);
             output::uninstalled(&removed, output)
         }
     }
 }
 
-fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf) -> AgentConfig {
+fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf, proc_sys: PathBuf) -> AgentConfig {
     let AgentArgs { node_name, manifests, kubeconfig, kubernetes_api, uplink, encap, vni, port, resync } = args;
     AgentConfig {
         node_name,
         source: source_config(manifests, kubeconfig, kubernetes_api),
         bpffs,
         state_dir,
+        proc_sys,
         uplinks: uplink,
         encap_by_device: encap == Encap::Device,
         vni,

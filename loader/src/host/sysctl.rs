@@ -6,16 +6,20 @@ use tracing::info;
 
 use crate::problem::Problem;
 
+/// Where the kernel keeps its settings, unless told otherwise. In a container it is read-only, and the host's must be mounted
+/// somewhere else; what it shows is that of the reader's network namespace all the same.
+pub const DEFAULT_PROC_SYS: &str = "/proc/sys";
+
 /// What was changed: the file and what it said before.
 pub type Changed = BTreeMap<String, String>;
 
-/// Makes each file say what it should. A file that is not there belongs to an interface that has just gone: the next
+/// Makes each file below `root` say what it should. A file that is not there belongs to an interface that has just gone: the next
 /// plan leaves it out.
-pub fn ensure(wanted: &BTreeMap<String, String>) -> (Vec<Problem>, Changed) {
+pub fn ensure(root: &Path, wanted: &BTreeMap<String, String>) -> (Vec<Problem>, Changed) {
     let mut problems = Vec::new();
     let mut changed = Changed::new();
     for (name, value) in wanted {
-        match ensure_one(name, value) {
+        match ensure_one(root, name, value) {
             Ok(Some(before)) => drop(changed.insert(name.clone(), before)),
             Ok(None) => {}
             Err(problem) => problems.push(problem),
@@ -25,8 +29,8 @@ pub fn ensure(wanted: &BTreeMap<String, String>) -> (Vec<Problem>, Changed) {
 }
 
 /// What the file said before, if it had to be changed.
-fn ensure_one(name: &str, value: &str) -> Result<Option<String>, Problem> {
-    let path = Path::new("/proc/sys").join(name);
+fn ensure_one(root: &Path, name: &str, value: &str) -> Result<Option<String>, Problem> {
+    let path = root.join(name);
     let found = match fs::read_to_string(&path) {
         Ok(found) => found.trim().to_owned(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -47,6 +51,9 @@ fn refused(name: &str, value: &str, what: &str) -> Problem {
     Problem::new(
         format!("sysctl {}", name.replace('/', ".")),
         what,
-        format!("let the agent write /proc/sys (not mounted read-only), or write {value} to /proc/sys/{name}"),
+        format!(
+            "let the agent write it (in a container /proc/sys is read-only: mount the host's elsewhere, and name that with \
+             --proc-sys), or write {value} to /proc/sys/{name}"
+        ),
     )
 }
