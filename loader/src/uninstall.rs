@@ -19,7 +19,7 @@ use crate::{
 ///
 /// # Errors
 /// An agent is still running, or something could not be removed; what is left can be removed by trying again.
-pub async fn run(bpffs: &Path, state: &StateDir) -> Result<Vec<String>> {
+pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<String>> {
     if state.is_running() {
         bail!("an agent is running and would put everything back: stop it first");
     }
@@ -53,7 +53,7 @@ pub async fn run(bpffs: &Path, state: &StateDir) -> Result<Vec<String>> {
         if name.contains(WORKLOAD_PREFIX) {
             continue;
         }
-        match fs::write(Path::new("/proc/sys").join(&name), &before) {
+        match fs::write(proc_sys.join(&name), &before) {
             Ok(()) => removed.push(format!("the setting of {} (it is {before} again)", name.replace('/', "."))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => warn!("setting {name} back to {before}: {e}"),

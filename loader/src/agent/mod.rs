@@ -7,7 +7,7 @@
 mod pass;
 mod report;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub bpffs: PathBuf,
     /// The agent's own directory.
     pub state_dir: PathBuf,
+    /// Where the kernel's settings are: `/proc/sys`, or the host's in a container.
+    pub proc_sys: PathBuf,
     /// Uplinks by name; empty: found by themselves.
     pub uplinks: Vec<String>,
     /// Leave encapsulation and its undoing to the overlay device.
@@ -43,6 +45,8 @@ pub struct AgentConfig {
     pub vni: u32,
     /// VXLAN's UDP port.
     pub port: u16,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served, if anywhere.
+    pub health: Option<SocketAddr>,
     /// How often everything is looked at even if nothing seems to have changed.
     pub resync: Duration,
 }

@@ -26,6 +26,7 @@ use crate::{
         Backend, Datapath,
         attach::{Depth, Known},
     },
+    health::Health,
     host::{Host, HostError, sysctl},
     model::Model,
     plan::{self, Attachment, HostView, Options, Plan},
@@ -43,6 +44,7 @@ pub(super) struct Agent {
     pub(super) model: Option<Model>,
     pub(super) reported: Vec<Problem>,
     pub(super) passes: u64,
+    pub(super) health: Health,
     host: Host,
     cni: Arc<Server>,
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
@@ -77,6 +79,10 @@ impl Agent {
         let (readiness, watched) = watch::channel(Readiness::default());
         let (cni, cni_requests) = Server::new(state.clone(), Box::new(NoAddresses), watched)?;
         let model = state.incumbents()?;
+        let health = Health::new(config.resync);
+        if let Some(address) = config.health {
+            health.serve(address, datapath.pins().clone());
+        }
         Ok(Self {
             config,
             state,
@@ -85,6 +91,7 @@ impl Agent {
             model,
             reported: Vec::new(),
             passes: 0,
+            health,
             host,
             cni,
             cni_requests: Some(cni_requests),
@@ -157,6 +164,7 @@ impl Agent {
     fn read(&mut self, problems: &mut Vec<Problem>) {
         let changed = self.source.read();
         problems.extend(self.source.problems());
+        problems.extend(self.health.problem());
         if let Err(e) = self.source.keep(&self.state, Keep::NowAndThen) {
             problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
         }
@@ -251,7 +259,8 @@ impl Agent {
                 && !new.iter().any(|part| name.contains(part))
         };
         let todo = plan.sysctls.iter().filter(|(name, value)| !done(name, value));
-        let (refused, set) = sysctl::ensure(&todo.map(|(n, v)| (n.clone(), v.clone())).collect());
+        let todo = todo.map(|(n, v)| (n.clone(), v.clone())).collect();
+        let (refused, set) = sysctl::ensure(&self.config.proc_sys, &todo);
         self.known.sysctls = if refused.is_empty() { plan.sysctls.clone() } else { BTreeMap::new() };
         problems.extend(refused);
         self.state.remember_sysctls(&set)?;
