@@ -26,7 +26,6 @@ use crate::{
         Backend, Datapath,
         attach::{Depth, Known},
     },
-    health::Health,
     host::{Host, HostError, sysctl},
     model::Model,
     plan::{self, Attachment, HostView, Options, Plan},
@@ -44,7 +43,6 @@ pub(super) struct Agent {
     pub(super) model: Option<Model>,
     pub(super) reported: Vec<Problem>,
     pub(super) passes: u64,
-    pub(super) health: Health,
     host: Host,
     cni: Arc<Server>,
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
@@ -79,10 +77,6 @@ impl Agent {
         let (readiness, watched) = watch::channel(Readiness::default());
         let (cni, cni_requests) = Server::new(state.clone(), Box::new(NoAddresses), watched)?;
         let model = state.incumbents()?;
-        let health = Health::new(config.resync);
-        if let Some(address) = config.health {
-            health.serve(address, datapath.pins().clone());
-        }
         Ok(Self {
             config,
             state,
@@ -91,7 +85,6 @@ impl Agent {
             model,
             reported: Vec::new(),
             passes: 0,
-            health,
             host,
             cni,
             cni_requests: Some(cni_requests),
@@ -164,7 +157,6 @@ impl Agent {
     fn read(&mut self, problems: &mut Vec<Problem>) {
         let changed = self.source.read();
         problems.extend(self.source.problems());
-        problems.extend(self.health.problem());
         if let Err(e) = self.source.keep(&self.state, Keep::NowAndThen) {
             problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
         }
