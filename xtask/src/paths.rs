@@ -31,6 +31,15 @@ pub fn cache() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cache/margay"))
 }
 
+/// Where cargo keeps the sources of dependencies. `$CARGO_HOME`, by default `~/.cargo`.
+pub fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = env::var_os("CARGO_HOME") {
+        return Ok(PathBuf::from(home));
+    }
+    let home = env::var_os("HOME").context("neither CARGO_HOME nor HOME is set: set one of them")?;
+    Ok(PathBuf::from(home).join(".cargo"))
+}
+
 /// The first executable `name` on `PATH`, or in the system directories that an ordinary user's `PATH` leaves out.
 pub fn executable(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -9,7 +9,7 @@ mod object;
 use crate::{
     paths,
     run::{cargo, run, say},
-    setup::{self, Need, linker},
+    setup::{self, Need, linker, toolchain},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -44,10 +44,8 @@ const TARGET: &str = "bpfel-unknown-none";
 /// Below the target directory.
 const BUILD_DIR: &str = "bpf-build";
 
-/// One flag after another, for `CARGO_ENCODED_RUSTFLAGS`.
-///
-/// Debug info must be asked for here, not in a profile: the precompiled-core profile alone gives func_info that kernels
-/// reject. `v3` has 32-bit subregisters and jumps (Linux 5.1), below the oldest kernel that we support.
+/// Debug info must be asked for here, not in a profile: a profile alone gives func_info that kernels reject. `v3` has
+/// 32-bit registers and jumps (Linux 5.1), below the oldest kernel that we support.
 const RUSTFLAGS: [&str; 6] = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "target-cpu=v3"];
 
 /// Runs `cargo xtask build-ebpf`.
@@ -83,7 +81,7 @@ pub fn cargo_for_ebpf(verb: &str) -> Result<std::process::Command> {
     cargo.args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"]).arg(paths::target()?.join(BUILD_DIR));
     // -Z on a stable compiler; `-Z build-std` compiles core for a target that rustup has none for.
     cargo.env("RUSTC_BOOTSTRAP", "1");
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", rustflags()?);
     cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker::path()?);
     // bpf-linker optimises the whole program once, from bitcode with all its debug info.
     let profile = [("LTO", "off"), ("STRIP", "none"), ("DEBUG", "2"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort")];
@@ -91,6 +89,16 @@ pub fn cargo_for_ebpf(verb: &str) -> Result<std::process::Command> {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }
     Ok(cargo)
+}
+
+/// All flags, as `CARGO_ENCODED_RUSTFLAGS` wants them. Debug info names files below the repository, cargo's home and the
+/// toolchain, not where these are on this machine: so the same source gives the same object everywhere.
+fn rustflags() -> Result<String> {
+    let mut flags: Vec<String> = RUSTFLAGS.map(str::to_owned).to_vec();
+    let places =
+        [(paths::root().to_owned(), "margay"), (paths::cargo_home()?, "cargo"), (toolchain::sysroot()?, "rust")];
+    flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
+    Ok(flags.join("\u{1f}"))
 }
 
 /// Copies `from` to `to` unless `to` already has the same bytes; whether it did.
