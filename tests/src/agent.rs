@@ -96,11 +96,25 @@ impl Lab {
         let mut command = place.namespace.command(binary);
         command.arg("agent").args(["--node-name", node]).args(options);
         command.arg("--manifests").arg(self.manifests()).arg("--manifests").arg(self.dir.status());
-        command.args(self.margay_dirs(node)).stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
+        command
+            .args(self.margay_dirs(node))
+            .args(&self.state.agent_arguments)
+            .stdin(Stdio::null())
+            .stderr(log.try_clone()?)
+            .stdout(log);
         own_session(&mut command);
         let child = command.spawn().with_context(|| format!("starting {} on node {node}", binary.display()))?;
         let process = Process::of(i32::try_from(child.id())?)?;
         write_json(&self.dir.agent_file(node), &Agent { process, binary: binary.to_owned() })
+    }
+
+    /// What agents that are started from now on get besides what they need.
+    ///
+    /// # Errors
+    /// The lab's state cannot be written.
+    pub fn set_agent_arguments(&mut self, arguments: Vec<String>) -> Result<()> {
+        self.state.agent_arguments = arguments;
+        self.dir.save(&self.state)
     }
 
     /// The agent that was last started on a node, running or not.

@@ -17,7 +17,6 @@ use std::{
     env, fs,
     net::Ipv4Addr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -43,7 +42,7 @@ pub struct LabBuilder {
     nodes: Vec<NodeSpec>,
     pods: Vec<PodSpec>,
     files: Vec<(String, String)>,
-    binary: Option<PathBuf>,
+    agent_arguments: Vec<String>,
     agents: bool,
 }
 
@@ -80,7 +79,7 @@ impl Lab {
             nodes: Vec::new(),
             pods: Vec::new(),
             files: Vec::new(),
-            binary: None,
+            agent_arguments: Vec::new(),
             agents: true,
         }
     }
@@ -114,9 +113,9 @@ impl LabBuilder {
         self
     }
 
-    /// Agents from this binary instead of the one beside the test.
-    pub fn binary(mut self, binary: PathBuf) -> Self {
-        self.binary = Some(binary);
+    /// Another argument for the agents.
+    pub fn agent_argument(mut self, argument: &str) -> Self {
+        self.agent_arguments.push(argument.to_owned());
         self
     }
 
@@ -137,20 +136,20 @@ impl LabBuilder {
         take_down_orphan(&dir)?;
         dir.create()?;
         let directory = dir.manifests();
-        fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
         let written = self.write(&directory);
-        let lab = Lab::build(&name, dir, directory)?;
+        // Made before the error is looked at: from its making on, dropping it cleans up.
+        let lab = Lab::build(&name, dir, directory);
         written?;
+        let mut lab = lab?;
+        lab.set_agent_arguments(self.agent_arguments)?;
         if self.agents {
-            match &self.binary {
-                Some(binary) => lab.cluster().nodes.keys().try_for_each(|node| lab.start_agent(node, binary))?,
-                None => lab.start_agents()?,
-            }
+            lab.start_agents()?;
         }
         Ok(lab)
     }
 
     fn write(&self, directory: &std::path::Path) -> Result<()> {
+        fs::create_dir(directory).with_context(|| format!("making {}", directory.display()))?;
         for NodeSpec { name, address, block } in &self.nodes {
             let object = manifests::node_object(name, *address, block.as_slice());
             manifests::write_object(directory, &manifests::node_file(name), &object)?;

@@ -4,7 +4,6 @@
 //! that outlives [`Lab::down`].
 
 use std::{
-    collections::BTreeSet,
     fmt, fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -96,8 +95,14 @@ impl Lab {
     /// As [`Lab::from_dir`], in a directory that exists already and from then on belongs to the lab.
     pub(crate) fn build(name: &LabName, dir: RunDir, manifests: PathBuf) -> Result<Self> {
         let owner = Some(Process::current()?);
-        let state =
-            State { name: name.clone(), manifests, owner, cluster: Cluster::default(), snapshot: Snapshot::default() };
+        let state = State {
+            name: name.clone(),
+            manifests,
+            owner,
+            cluster: Cluster::default(),
+            snapshot: Snapshot::default(),
+            agent_arguments: Vec::new(),
+        };
         // From here on, Drop cleans up.
         let mut lab = Self { state, dir, complaints: Vec::new(), owned: true };
         lab.dir.save(&lab.state)?;
@@ -215,6 +220,7 @@ impl Lab {
         let (mut cluster, homeless) = Cluster::assign(read.wanted, &before)?;
         self.complaints = read.complaints;
         self.complaints.extend(homeless.iter().map(|p| format!("Pod {p} is on a node that does not exist")));
+        manifests::write_assigned(&self.dir.status(), &cluster)?;
         for (name, node) in &before.nodes {
             cluster.nodes.entry(name.clone()).or_insert_with(|| node.clone());
         }
@@ -223,41 +229,59 @@ impl Lab {
                 if self.complaints.is_empty() { String::new() } else { format!(": {}", self.complaints.join("; ")) };
             bail!("there is no Node in the manifests of {}{why}", self.manifests().display());
         }
-        self.wire(&before, &cluster)
+        self.wire(&cluster)
     }
 
-    /// Brings the namespaces from `before` to `after`, noting each step, so that nothing is made that is not known.
-    fn wire(&mut self, before: &Cluster, after: &Cluster) -> Result<Changes> {
+    /// Brings the namespaces from what stands to `wanted`, noting each step, so that nothing is made that is not known.
+    fn wire(&mut self, wanted: &Cluster) -> Result<Changes> {
         let mut changes = Changes::default();
-        manifests::write_assigned(&self.dir.status(), after)?;
-        let name = self.state.name.clone();
-        for (pod, was) in &before.pods {
-            let still = after.pods.get(pod).is_some_and(|is| (&is.node, is.address) == (&was.node, was.address));
-            if !still {
-                wiring::remove_pod(&name, pod, was)?;
-                self.state.cluster.pods.remove(pod);
-                changes.pods_removed.push(pod.clone());
-            }
-        }
-        if before.nodes.is_empty() {
-            wiring::build_nodes(&name, after)?;
-        } else {
-            for node in after.nodes.keys().filter(|n| !before.nodes.contains_key(*n)) {
-                wiring::add_node(&name, node, after)?;
-                changes.nodes_added.push(node.clone());
-            }
-        }
-        self.state.cluster.nodes.clone_from(&after.nodes);
-        let gone: BTreeSet<_> = changes.pods_removed.iter().cloned().collect();
-        for (pod, is) in &after.pods {
-            if gone.contains(pod) || !before.pods.contains_key(pod) {
-                wiring::add_pod(&name, pod, is)?;
-                changes.pods_added.push(pod.clone());
-            }
-        }
-        self.state.cluster.pods.clone_from(&after.pods);
+        self.remove_pods(wanted, &mut changes)?;
+        self.bring_nodes(wanted, &mut changes)?;
+        self.add_pods(wanted, &mut changes)?;
         self.dir.save(&self.state)?;
         Ok(changes)
+    }
+
+    fn remove_pods(&mut self, wanted: &Cluster, changes: &mut Changes) -> Result<()> {
+        for (pod, was) in self.state.cluster.pods.clone() {
+            let stays = wanted.pods.get(&pod).is_some_and(|is| (&is.node, is.address) == (&was.node, was.address));
+            if !stays {
+                wiring::remove_pod(&self.state.name, &pod, &was)?;
+                self.state.cluster.pods.remove(&pod);
+                changes.pods_removed.push(pod);
+            }
+        }
+        Ok(())
+    }
+
+    fn bring_nodes(&mut self, wanted: &Cluster, changes: &mut Changes) -> Result<()> {
+        let name = &self.state.name;
+        let before = std::mem::replace(&mut self.state.cluster.nodes, wanted.nodes.clone());
+        if before.is_empty() {
+            return wiring::build_nodes(name, wanted);
+        }
+        for (node, is) in &wanted.nodes {
+            match before.get(node) {
+                None => {
+                    wiring::add_node(name, node, wanted)?;
+                    changes.nodes_added.push(node.clone());
+                }
+                Some(was) if was.address != is.address => wiring::readdress_node(name, node, was.address, wanted)?,
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add_pods(&mut self, wanted: &Cluster, changes: &mut Changes) -> Result<()> {
+        for (pod, is) in &wanted.pods {
+            if !self.state.cluster.pods.contains_key(pod) {
+                wiring::add_pod(&self.state.name, pod, is)?;
+                changes.pods_added.push(pod.clone());
+            }
+            self.state.cluster.pods.insert(pod.clone(), is.clone());
+        }
+        Ok(())
     }
 
     /// Adds a pod: writes its manifest into the lab's directory, wires it, and returns where it is.

@@ -145,6 +145,14 @@ impl Netlink {
         self.change_link(device, LinkUnspec::new_with_name(device).down().build())
     }
 
+    /// Sets a device's MTU, in bytes.
+    ///
+    /// # Errors
+    /// There is no such device, or it cannot have this one.
+    pub fn set_mtu(&self, device: &str, mtu: u32) -> Result<()> {
+        self.change_link(device, LinkUnspec::new_with_name(device).mtu(mtu).build())
+    }
+
     /// Deletes a device.
     ///
     /// # Errors
@@ -192,6 +200,23 @@ impl Netlink {
         self.runtime
             .block_on(request.execute())
             .with_context(|| format!("adding {address} to {device} in {}", self.namespace))
+    }
+
+    /// Takes an address away from a device. No error if it has none like it.
+    ///
+    /// # Errors
+    /// There is no such device, or the kernel refuses.
+    pub fn delete_address(&self, device: &str, address: Ipv4Addr) -> Result<()> {
+        let index = self.index(device)?;
+        let addresses = self.handle.address();
+        let found = addresses.get().set_link_index_filter(index).set_address_filter(IpAddr::V4(address)).execute();
+        let found: Vec<_> = self.runtime.block_on(found.try_collect())?;
+        for message in found {
+            self.runtime
+                .block_on(addresses.del(message).execute())
+                .with_context(|| format!("taking {address} from {device} in {}", self.namespace))?;
+        }
+        Ok(())
     }
 
     /// Adds a route out by a device: by a gateway, or, without one, to neighbours (scope link).

@@ -40,6 +40,8 @@ pub struct State {
     pub cluster: Cluster,
     /// What the manifests said when they were last read.
     pub snapshot: Snapshot,
+    /// What the agents get besides what they need.
+    pub agent_arguments: Vec<String>,
 }
 
 /// The paths of one lab.
@@ -56,10 +58,10 @@ impl RunDir {
         Self { root: name.dir() }
     }
 
-    /// Makes the directory, empty but for its bpffs.
+    /// Makes the directory, with its bpffs.
     ///
     /// # Errors
-    /// It exists: the lab is up. Or bpffs cannot be mounted.
+    /// It exists: the lab is up. Or bpffs cannot be mounted; nothing is left then.
     pub fn create(&self) -> Result<()> {
         fs::create_dir_all(RUN).with_context(|| format!("making {RUN}"))?;
         match fs::create_dir(&self.root) {
@@ -68,6 +70,13 @@ impl RunDir {
             }
             made => made.with_context(|| format!("making {}", self.show()))?,
         }
+        self.furnish().inspect_err(|_| {
+            // The error above is the one to report.
+            let _ = self.remove();
+        })
+    }
+
+    fn furnish(&self) -> Result<()> {
         for dir in [self.bpf(), self.status(), self.root.join("nodes")] {
             fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         }

@@ -76,6 +76,15 @@ pub fn add_node(lab: &LabName, name: &str, cluster: &Cluster) -> Result<()> {
     give_address(lab, name, node, cluster.underlay_prefix())
 }
 
+/// Gives a node another address.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn readdress_node(lab: &LabName, name: &str, was: Ipv4Addr, cluster: &Cluster) -> Result<()> {
+    give_address(lab, name, &cluster.nodes[name], cluster.underlay_prefix())?;
+    Netlink::open(&Namespace::open(&lab.node(name))?)?.delete_address(DEVICE, was)
+}
+
 /// A node's end of its link. The kernel chooses its MAC.
 fn uplink_of(namespace: &Namespace) -> VethEnd<'_> {
     VethEnd { namespace, name: DEVICE, mtu: UNDERLAY_MTU, mac: None }

@@ -20,11 +20,37 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// # Errors
 /// There is no such device, it is down, or the frame is longer than its MTU.
 pub fn send_frame(namespace: &Namespace, device: &str, frame: &[u8]) -> Result<()> {
-    // Protocol 0: hears nothing.
-    let mut socket = packet_socket(namespace, device, 0)?;
-    socket
-        .write_all(frame)
-        .with_context(|| format!("sending a frame of {} bytes by {device} in {}", frame.len(), namespace.name()))
+    Sender::open(namespace, device)?.send(frame)
+}
+
+/// Sends many frames out by one device.
+#[derive(Debug)]
+pub struct Sender {
+    socket: Socket,
+    device: String,
+}
+
+// === impl Sender ===
+
+impl Sender {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn open(namespace: &Namespace, device: &str) -> Result<Self> {
+        // Protocol 0: hears nothing.
+        let socket = packet_socket(namespace, device, 0)?;
+        Ok(Self { socket, device: format!("{device} in {}", namespace.name()) })
+    }
+
+    /// Sends a frame, Ethernet header first.
+    ///
+    /// # Errors
+    /// The device is down, or the frame is longer than its MTU.
+    pub fn send(&mut self, frame: &[u8]) -> Result<()> {
+        let sent = self.socket.write_all(frame);
+        sent.with_context(|| format!("sending a frame of {} bytes by {}", frame.len(), self.device))
+    }
 }
 
 /// Everything that comes by a device, from the moment this is made.

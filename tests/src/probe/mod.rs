@@ -18,7 +18,7 @@ pub mod udp_stream;
 
 use std::{io, time::Duration};
 
-pub use frame::{Capture, send_frame};
+pub use frame::{Capture, Sender, send_frame};
 pub use ping::{Ping, ping};
 pub use tcp::exchange as tcp_exchange;
 pub use tcp_stream::TcpStreamProbe;

@@ -1,12 +1,6 @@
 //! Looks at single things: a way, a drop, a map.
 
-use std::{
-    net::Ipv4Addr,
-    path::PathBuf,
-    process::Command,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{net::Ipv4Addr, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use margay_lab::{
@@ -51,25 +45,13 @@ pub(super) fn spoof(lab: &Lab) -> Result<String> {
     let (from, to) = apart(lab)?;
     let mac = Netlink::open(&from.namespace)?.mac(DEVICE)?;
     let ip = packet::Ipv4::new(STOLEN, to.address, packet::UDP, &packet::udp(1, 9, b"boo")).bytes();
-    let before = dropped(lab, &from.node)?;
-    probe::send_frame(&from.namespace, DEVICE, &packet::ethernet(Mac::GATEWAY, mac, packet::ETH_IPV4, &ip))?;
     println!("      {} sends to {to} from {STOLEN}", from.name);
-    let deadline = Instant::now() + probe::ANSWER;
-    while dropped(lab, &from.node)? == before {
-        ensure!(Instant::now() < deadline, "the packet was not counted as {}", DropReason::SpoofedSource.name());
-        sleep(Duration::from_millis(10));
-    }
+    let frame = packet::ethernet(Mac::GATEWAY, mac, packet::ETH_IPV4, &ip);
+    lab.drops_with(&from.node, DropReason::SpoofedSource, || probe::send_frame(&from.namespace, DEVICE, &frame))?;
     println!("      margay drops, on {}:", from.node);
     let drops = lab.margay(&from.node, ["drops"])?;
     text_of(&drops).lines().for_each(|line| println!("        {line}"));
     Ok("dropped, and counted under its reason".to_owned())
-}
-
-fn dropped(lab: &Lab, node: &str) -> Result<u64> {
-    let drops = lab.margay_json(node, "drops")?;
-    let rows = drops.as_array().context("`margay drops -o json` prints no list")?;
-    let row = rows.iter().find(|row| row["reason"] == DropReason::SpoofedSource.name());
-    Ok(row.and_then(|row| row["packets"].as_u64()).unwrap_or_default())
 }
 
 pub(super) fn maps(lab: &Lab) -> Result<String> {

@@ -83,9 +83,10 @@ fn build(steps: &Steps, directory: &Path) -> Result<Lab> {
     interrupt::check()?;
     steps.next("starting an agent on each node");
     lab.start_agents()?;
-    lab.wait_ready(READY)?;
-    steps.done("all of them ready");
+    let ready = lab.wait_ready(READY);
     interrupt::check()?;
+    ready?;
+    steps.done("all of them ready");
     Ok(lab)
 }
 

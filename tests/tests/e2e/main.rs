@@ -1,0 +1,14 @@
+//! End to end: the real agent, on nodes and pods that are network namespaces. Needs root.
+//!
+//! One binary for all suites, since linking takes longer than most of them. Each test has a lab of its own, named after
+//! it, so they run side by side. `MARGAY_KEEP_LAB=1` leaves the lab of a test that fails standing.
+
+mod bad_input;
+mod interop;
+mod lifecycle;
+mod malformed;
+mod pods;
+mod reachability;
+mod repair;
+mod spoofing;
+mod uninstall;
