@@ -13,6 +13,7 @@
 //! In: the environment and a network configuration. Out: one JSON object on stdout. Never: a decision that outlives the
 //! call; what must be remembered, the agent remembers.
 
+pub mod addresses;
 pub mod call;
 mod client;
 mod delegate;

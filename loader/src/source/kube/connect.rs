@@ -67,6 +67,14 @@ impl ApiConfig {
         }
     }
 
+    /// A client for others than the source. No connection is made yet.
+    ///
+    /// # Errors
+    /// The credentials cannot be read; says why.
+    pub async fn connect(&self) -> Result<Client, String> {
+        self.client().await.map_err(|failure| format!("{}: {}", self.server(), failure.said))
+    }
+
     /// Reads the credentials, and makes a client with them. No connection is made yet.
     pub(super) async fn client(&self) -> Result<Client, Failure> {
         let mut config = match &self.access {
