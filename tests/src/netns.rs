@@ -30,7 +30,10 @@ pub const DIR: &str = "/run/netns";
 /// The longest file name that Linux allows (`NAME_MAX`), in bytes.
 const MAX_NAME: usize = 255;
 
-/// An open network namespace. Dropping it leaves the name alone; [`Namespace::remove`] takes that away.
+/// An open network namespace. Its settings are what the kernel gives a new one. Some machines let it inherit an unusual TCP
+/// congestion control (`bbr`) and refuse others in it, so figures are to be compared only between namespaces.
+///
+/// Dropping it leaves the name alone; [`Namespace::remove`] takes that away.
 #[derive(Clone, Debug)]
 pub struct Namespace {
     name: String,
@@ -75,6 +78,16 @@ impl Namespace {
         let path = path(name);
         let file = File::open(&path).with_context(|| format!("opening the network namespace {}", path.display()))?;
         Ok(Self { name: name.to_owned(), file: Arc::new(file) })
+    }
+
+    /// The one that the calling thread is in.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn current() -> Result<Self> {
+        let path = "/proc/thread-self/ns/net";
+        let file = File::open(path).with_context(|| format!("opening {path}"))?;
+        Ok(Self { name: "this machine".to_owned(), file: Arc::new(file) })
     }
 
     /// Takes the name away. The namespace itself ends with the last process, thread or open file that uses it. No

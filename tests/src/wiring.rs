@@ -81,8 +81,9 @@ pub fn add_node(lab: &LabName, name: &str, cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// The kernel refuses.
 pub fn readdress_node(lab: &LabName, name: &str, was: Ipv4Addr, cluster: &Cluster) -> Result<()> {
-    give_address(lab, name, &cluster.nodes[name], cluster.underlay_prefix())?;
-    Netlink::open(&Namespace::open(&lab.node(name))?)?.delete_address(DEVICE, was)
+    // In this order: a second address of one network goes with the first.
+    Netlink::open(&Namespace::open(&lab.node(name))?)?.delete_address(DEVICE, was)?;
+    give_address(lab, name, &cluster.nodes[name], cluster.underlay_prefix())
 }
 
 /// A node's end of its link. The kernel chooses its MAC.

@@ -1,9 +1,9 @@
 //! `lab exec`.
 
-use std::{ffi::OsString, os::unix::process::CommandExt, process::ExitCode};
+use std::{env, ffi::OsString, os::unix::process::CommandExt, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use margay_lab::{Lab, agent};
+use margay_lab::{Lab, Place, agent};
 
 use super::Which;
 
@@ -14,7 +14,7 @@ pub(super) struct Args {
     /// A node, or a pod as NAMESPACE/POD
     #[arg(value_name = "NODE|NAMESPACE/POD")]
     place: String,
-    /// What to run; a shell if nothing is named. On a node, `margay` is this lab's, with this node's directories
+    /// What to run; a shell if nothing is named. On a node, `margay` is this lab's, and looks at this node
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -23,25 +23,33 @@ pub(super) struct Args {
 pub(super) fn exec(args: Args) -> Result<ExitCode> {
     let Args { which: Which { name }, place, command } = args;
     let lab = Lab::open(&name)?;
-    let shell = [std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into())];
-    let (program, arguments) = match command.split_first() {
-        Some((program, arguments)) => (program, arguments),
-        None => (&shell[0], &[][..]),
-    };
-    let is_pod = place.contains('/');
-    let mut process = if program == "margay" && !is_pod {
-        lab.margay_command(&place, arguments)?
-    } else {
-        let place = if is_pod { lab.pod(&place)? } else { lab.node(&place)? };
-        let mut process = place.namespace.command(program);
-        process.args(arguments);
-        process
-    };
-    // What a script in there may need to find the lab again.
-    process.env(agent::BINARY_VARIABLE, agent::find_binary().unwrap_or_default());
-    let error = process.exec();
-    if error.kind() == std::io::ErrorKind::NotFound {
-        bail!("there is no program {}", program.display());
+    let place = if place.contains('/') { lab.pod(&place)? } else { lab.node(&place)? };
+    let shell = [env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into())];
+    let command = if command.is_empty() { &shell[..] } else { &command[..] };
+    let mut process = place.namespace.command(&command[0]);
+    process.args(&command[1..]);
+    if !place.is_pod() {
+        process.envs(environment(&lab, &place)?);
     }
-    Err(error).with_context(|| format!("running {} in {place}", program.display()))
+    let error = process.exec();
+    let program = command[0].display();
+    if error.kind() == std::io::ErrorKind::NotFound {
+        bail!("there is no program {program}");
+    }
+    Err(error).with_context(|| format!("running {program} in {place}"))
+}
+
+/// What makes `margay` look at this node: its binary on the path, its directories as defaults.
+fn environment(lab: &Lab, node: &Place) -> Result<Vec<(&'static str, OsString)>> {
+    let mut variables = vec![
+        ("MARGAY_BPFFS", lab.dir().bpf_of(&node.node).into_os_string()),
+        ("MARGAY_STATE_DIR", lab.dir().agent_state(&node.node).into_os_string()),
+    ];
+    let binary = lab.agent(&node.node).map(|agent| agent.binary).or_else(|| agent::find_binary().ok());
+    if let Some(dir) = binary.as_deref().and_then(|b| b.parent()) {
+        let old = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths([dir.to_owned()].into_iter().chain(env::split_paths(&old)))?;
+        variables.push(("PATH", path));
+    }
+    Ok(variables)
 }

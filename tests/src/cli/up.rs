@@ -8,7 +8,7 @@ use margay_lab::Lab;
 use super::Which;
 
 /// How long the agents may take to be ready.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -160,11 +160,6 @@ fn says(lab: &Lab, arguments: &[&str], prepare: impl FnOnce(&mut std::process::C
 #[test]
 fn an_agent_that_cannot_start_says_what_it_lacks() {
     Lab::builder("bad_start").node("a").without_agents().test(|lab| {
-        let elsewhere = tempfile::tempdir()?;
-        let path = elsewhere.path().to_str().context("the path is text")?;
-        let said = says(lab, &["--bpffs", path], |_| {})?;
-        ensure!(said.contains("bpffs") && said.contains("mount"), "{said}");
-
         // Anybody may write to its directories, so that privileges are what it lacks.
         let state = lab.dir().agent_state("a");
         fs::create_dir_all(&state)?;
@@ -176,6 +171,11 @@ fn an_agent_that_cannot_start_says_what_it_lacks() {
             unsafe { command.pre_exec(|| nix::unistd::setuid(65_534.into()).map_err(Into::into)) };
         })?;
         ensure!(said.contains("root") || said.contains("CAP_") || said.contains("privileges"), "{said}");
+
+        let elsewhere = tempfile::tempdir()?;
+        let path = elsewhere.path().to_str().context("the path is text")?;
+        let said = says(lab, &["--bpffs", path], |_| {})?;
+        ensure!(said.contains("bpffs") && said.contains("mount"), "{said}");
         Ok(())
     });
 }

@@ -4,6 +4,7 @@
 //! it, so they run side by side. `MARGAY_KEEP_LAB=1` leaves the lab of a test that fails standing.
 
 mod bad_input;
+mod cli;
 mod interop;
 mod lifecycle;
 mod malformed;

@@ -23,16 +23,17 @@ use super::{
 
 /// Where the example stands, in the repository that this was built from.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/three-nodes");
-/// The lab's name.
-const NAME: &str = "demo";
 /// How long the agents may take to be ready.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[command(about = "Three nodes and six pods on this machine, and who reaches whom", long_about = LONG)]
 pub(super) struct Args {
     /// A directory of Kubernetes manifests
     #[arg(value_name = "DIR", default_value = EXAMPLE, hide_default_value = true)]
     directory: PathBuf,
+    /// The name of the lab that it makes
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    name: LabName,
     /// Leave the cluster up at the end, and print the commands to explore it
     #[arg(long)]
     keep: bool,
@@ -49,12 +50,12 @@ everything down at the end.
 Exit code: 0 if everything works, 1 if not.";
 
 pub(super) fn demo(args: Args) -> Result<()> {
-    let Args { directory, keep } = args;
+    let Args { directory, name, keep } = args;
     interrupt::note_signals()?;
-    clear_away()?;
+    clear_away(&name)?;
     let began = Instant::now();
     let steps = Steps::of(if keep { 6 } else { 7 });
-    let mut lab = build(&steps, &directory)?;
+    let mut lab = build(&steps, &name, &directory)?;
     let outcome = show(&steps, &lab);
     if keep {
         lab.keep()?;
@@ -72,12 +73,12 @@ pub(super) fn demo(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn build(steps: &Steps, directory: &Path) -> Result<Lab> {
+fn build(steps: &Steps, name: &LabName, directory: &Path) -> Result<Lab> {
     let directory = directory.canonicalize().with_context(|| format!("opening {}", directory.display()))?;
     let here = std::env::current_dir().unwrap_or_default();
     let shown = directory.strip_prefix(&here).unwrap_or(&directory);
     steps.next(format!("building the cluster of {}", shown.display()));
-    let lab = Lab::from_dir(&NAME.parse()?, &directory)?;
+    let lab = Lab::from_dir(name, &directory)?;
     let cluster = lab.cluster();
     steps.done(format!("{} nodes, {} pods: a network namespace each", cluster.nodes.len(), cluster.pods.len()));
     interrupt::check()?;
@@ -114,15 +115,14 @@ fn show(steps: &Steps, lab: &Lab) -> Result<()> {
 }
 
 /// What `--keep` has left standing is the demo's own and is in its way.
-fn clear_away() -> Result<()> {
-    let name: LabName = NAME.parse()?;
-    if rundir::list()?.contains(&name) {
-        match rundir::RunDir::of(&name).load() {
+fn clear_away(name: &LabName) -> Result<()> {
+    if rundir::list()?.contains(name) {
+        match rundir::RunDir::of(name).load() {
             Ok(state) if state.owner.is_some_and(|o| o.runs()) => bail!("another demo is running"),
             _ => {}
         }
         println!("{}", dim("taking down the cluster of the last demo"));
-        Lab::down(&name)?;
+        Lab::down(name)?;
     }
     Ok(())
 }
