@@ -15,6 +15,7 @@ pub mod crd;
 pub mod datapath;
 pub mod host;
 pub mod install;
+pub mod ipam;
 pub mod model;
 pub mod names;
 pub mod object;
