@@ -22,6 +22,7 @@ pub mod manifests;
 pub mod names;
 pub mod netlink;
 pub mod netns;
+pub mod observe;
 pub mod probe;
 pub mod process;
 pub mod reach;
