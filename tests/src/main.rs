@@ -6,5 +6,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     margay_lab::vm::enter();
+    margay_lab::kubernetes::node::init::enter();
     cli::run()
 }

@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::{
+    kubernetes::KubeCluster,
     lab::PATIENCE,
     names::LabName,
     netns::{self, Namespace},
@@ -27,6 +28,9 @@ type NamespaceId = (u64, u64);
 /// # Errors
 /// Everything that could not be removed, in one message.
 pub(crate) fn take_down(name: &LabName) -> Result<()> {
+    if KubeCluster::exists(name) {
+        return KubeCluster::down(name);
+    }
     let mut errors = Vec::new();
     let mut note = |result: Result<()>| errors.extend(result.err().map(|error| format!("{error:#}")));
     let names = Namespace::list(&name.prefix())?;

@@ -4,7 +4,7 @@
 //! by it (so Ctrl-C and the terminal are its own).
 
 use crate::{
-    ebpf, paths,
+    ebpf, kubernetes, paths,
     run::{cargo, run, say},
     setup::{self, Need, root},
 };
@@ -26,6 +26,9 @@ pub fn main(subcommand: &str, args: &[OsString]) -> Result<ExitCode> {
     let mut command = if help { std::process::Command::new(&lab) } else { root::command(&lab, &[])? };
     command.arg(subcommand).args(args);
     Err(Error::new(command.exec()).context(format!("starting {}", lab.display())))
+    if needs.contains(&Need::Kubernetes) {
+        kubernetes::build_images()?;
+    }
 }
 
 /// Builds the eBPF object, `margay` and `margay-lab`, and returns the path of the last.

@@ -3,9 +3,9 @@
 use std::{env, ffi::OsString, os::unix::process::CommandExt, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use margay_lab::{Lab, Place, agent};
+use margay_lab::{Lab, Place, agent, kubernetes::KubeCluster};
 
-use super::Which;
+use super::{Which, kubernetes};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -22,6 +22,9 @@ pub(super) struct Args {
 /// Becomes the command, so signals, terminal and exit code are its own.
 pub(super) fn exec(args: Args) -> Result<ExitCode> {
     let Args { which: Which { name }, place, command } = args;
+    if KubeCluster::exists(&name) {
+        return kubernetes::exec(&name, &place, &command).map(|()| ExitCode::SUCCESS);
+    }
     let lab = Lab::open(&name)?;
     let place = if place.contains('/') { lab.pod(&place)? } else { lab.node(&place)? };
     let shell = [env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into())];

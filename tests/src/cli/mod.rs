@@ -6,6 +6,7 @@ mod down;
 mod exec;
 mod interrupt;
 mod status;
+mod kubernetes;
 mod style;
 mod table;
 mod up;
@@ -35,7 +36,7 @@ enum Top {
 
 #[derive(Debug, Subcommand)]
 enum Lab {
-    /// Build the cluster and start an agent on each node
+    /// Build the cluster and start an agent on each node; or, with --kubernetes, start a real Kubernetes
     Up(up::Args),
     /// Run a command on a node or in a pod
     Exec(exec::Args),

@@ -1,10 +1,10 @@
 //! `lab status`.
 
 use anyhow::Result;
-use margay_lab::{Lab, LabName, rundir};
+use margay_lab::{Lab, LabName, kubernetes::KubeCluster, rundir};
 use serde_json::{Value, json};
 
-use super::{Format, table::Table};
+use super::{Format, kubernetes, table::Table};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,6 +24,7 @@ pub(super) fn status(args: Args) -> Result<()> {
     match (all, output) {
         (true, Format::Table) => rundir::list()?.iter().for_each(|name| println!("{name}")),
         (true, Format::Json) => println!("{:#}", json!(rundir::list()?)),
+        (false, _) if KubeCluster::exists(&name) => kubernetes::status(&name)?,
         (false, Format::Table) => print(&Lab::open(&name)?)?,
         (false, Format::Json) => println!("{:#}", as_json(&Lab::open(&name)?)),
     }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration, time::Instant};
 use anyhow::{Context, Result};
 use margay_lab::Lab;
 
-use super::Which;
+use super::{Which, kubernetes};
 
 /// How long the agents may take to be ready.
 const READY: Duration = Duration::from_secs(15);
@@ -13,13 +13,15 @@ const READY: Duration = Duration::from_secs(15);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A directory with manifests (*.yaml, *.yml, *.json): Nodes, Pods, and Calico's BlockAffinities if there are any
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    directory: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
     /// Only namespaces and devices, no agents
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kubernetes")]
     no_agents: bool,
+    #[command(flatten)]
+    kubernetes: kubernetes::Args,
 }
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +31,8 @@ pub(super) struct SyncArgs {
 }
 
 pub(super) fn up(args: Args) -> Result<()> {
-    let Args { directory, which: Which { name }, no_agents } = args;
+    let Args { directory, which: Which { name }, no_agents, kubernetes } = args;
+    let Some(directory) = directory else { return kubernetes::up(&name, &kubernetes) };
     let began = Instant::now();
     let mut lab = Lab::from_dir(&name, &directory).with_context(|| format!("building lab {name}"))?;
     complain(&lab);

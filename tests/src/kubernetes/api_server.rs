@@ -33,16 +33,27 @@ pub(super) struct Keys {
 // === impl Keys ===
 
 impl Keys {
+    const SERVER: &str = "kube-apiserver";
+    const KUBELET_CLIENT: &str = "kubelet-client";
+
+    /// Those that have been made before.
+    pub(super) fn open(authority: &Authority) -> Self {
+        Self {
+            server: authority.pair(Self::SERVER),
+            kubelet_client: authority.pair(Self::KUBELET_CLIENT),
+            tokens: authority.token_keys(),
+            authority: authority.certificate(),
+        }
+    }
+
     /// Makes all of them, new.
     pub(super) fn create(authority: &Authority, settings: &Settings) -> Result<Self> {
         let addresses = [settings.address, settings.external, SERVICE, Ipv4Addr::LOCALHOST].map(IpAddr::V4);
-        Ok(Self {
-            server: authority.server("kube-apiserver", &NAMES, &addresses)?,
-            // RBAC lets this group reach the kubelets; real clusters do the same.
-            kubelet_client: authority.client("kubelet-client", "kube-apiserver", Some("system:masters"))?,
-            tokens: authority.token_keys()?,
-            authority: authority.certificate(),
-        })
+        authority.server(Self::SERVER, &NAMES, &addresses)?;
+        // RBAC lets this group reach the kubelets; real clusters do the same.
+        authority.client(Self::KUBELET_CLIENT, "kube-apiserver", Some("system:masters"))?;
+        authority.create_token_keys()?;
+        Ok(Self::open(authority))
     }
 }
 

@@ -81,6 +81,11 @@ impl Authority {
         pair(&self.directory, "ca").certificate
     }
 
+    /// The authority's own key.
+    pub fn key(&self) -> PathBuf {
+        pair(&self.directory, "ca").key
+    }
+
     /// A certificate for a user of the API: `user` and `group` as RBAC names them. `file` names the two files.
     ///
     /// # Errors
@@ -111,6 +116,11 @@ impl Authority {
         self.issue(file, params)
     }
 
+    /// The two files of a certificate that this has signed.
+    pub(super) fn pair(&self, file: &str) -> Pair {
+        pair(&self.directory, file)
+    }
+
     fn issue(&self, file: &str, mut params: CertificateParams) -> Result<Pair> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().with_context(|| format!("making the key {file}"))?;
@@ -122,16 +132,21 @@ impl Authority {
         Ok(pair)
     }
 
-    /// A new key pair for service accounts' tokens.
+    /// Where the key pair for service accounts' tokens is.
+    pub fn token_keys(&self) -> TokenKeys {
+        TokenKeys {
+            public: self.directory.join("service-accounts.pub"),
+            private: self.directory.join("service-accounts.key"),
+        }
+    }
+
+    /// Makes a new key pair for service accounts' tokens.
     ///
     /// # Errors
     /// The files cannot be written.
-    pub fn token_keys(&self) -> Result<TokenKeys> {
+    pub fn create_token_keys(&self) -> Result<TokenKeys> {
         let key = KeyPair::generate().context("making the key of service accounts")?;
-        let keys = TokenKeys {
-            public: self.directory.join("service-accounts.pub"),
-            private: self.directory.join("service-accounts.key"),
-        };
+        let keys = self.token_keys();
         write(&keys.public, &key.public_key_pem())?;
         write(&keys.private, &key.serialize_pem())?;
         Ok(keys)

@@ -1,17 +1,27 @@
-//! Clients of an API server. In: a kubeconfig. Out: a client, or whether the server is ready. Never: a wait; callers know
-//! how long they have.
+//! Clients of an API server. In: a kubeconfig. Out: a client, or answers for code that is not asynchronous. Never: a wait
+//! without an end.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fmt::Debug,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
-    Client, Config,
+    Api, Client, Config,
+    api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::{
     runtime::{Builder, Runtime},
     time::timeout,
 };
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client of the server and user in a kubeconfig. It belongs to the runtime that this is awaited in.
 ///
@@ -24,16 +34,17 @@ pub async fn from_file(file: &Path) -> Result<Client> {
     Client::try_from(config).with_context(|| format!("making a client from {}", file.display()))
 }
 
-/// Asks a server whether it is ready, from code that is not asynchronous, or is but does not know of this.
+/// Asks an API server, from code that is not asynchronous, or is but does not know of this.
 #[derive(Debug)]
-pub(super) struct Probe {
-    file: std::path::PathBuf,
+pub(super) struct Asker {
+    file: PathBuf,
     runtime: Runtime,
 }
 
-// === impl Probe ===
+// === impl Asker ===
 
-impl Probe {
+impl Asker {
+    /// As the user in a kubeconfig.
     pub(super) fn new(file: &Path) -> Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         Ok(Self { file: file.to_owned(), runtime: runtime.context("starting a runtime to ask an API server")? })
@@ -41,17 +52,33 @@ impl Probe {
 
     /// Whether `/readyz` says so.
     pub(super) fn is_ready(&self) -> bool {
-        let file = self.file.clone();
-        let (sender, answer) = std::sync::mpsc::channel();
-        // Not block_on, which panics when this is called from within another runtime.
-        self.runtime.spawn(async move { sender.send(ask(&file).await.is_ok()) });
-        answer.recv().unwrap_or(false)
+        let asked = self.ask(async |client| {
+            let request = http::Request::get("/readyz").body(Vec::new()).context("asking for /readyz")?;
+            client.request_text(request).await.context("asking for /readyz")
+        });
+        asked.is_ok()
     }
-}
 
-async fn ask(file: &Path) -> Result<()> {
-    let request = http::Request::get("/readyz").body(Vec::new()).context("asking for /readyz")?;
-    let client = from_file(file).await?;
-    timeout(Duration::from_secs(5), client.request_text(request)).await.map_err(|_| anyhow!("no answer"))??;
-    Ok(())
+    /// All Nodes.
+    pub(super) fn nodes(&self) -> Result<Vec<Node>> {
+        self.ask(async |client| {
+            let nodes = Api::<Node>::all(client).list(&ListParams::default()).await;
+            Ok(nodes.context("listing the Nodes")?.items)
+        })
+    }
+
+    /// Not block_on, which panics when this is called from within another runtime.
+    fn ask<T, F>(&self, question: impl FnOnce(Client) -> F + Send + 'static) -> Result<T>
+    where
+        T: Debug + Send + 'static,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let file = self.file.clone();
+        let (sender, answer) = mpsc::channel();
+        self.runtime.spawn(async move {
+            let asked = timeout(PATIENCE, async { question(from_file(&file).await?).await }).await;
+            sender.send(asked.unwrap_or_else(|_| Err(anyhow!("the API server does not answer"))))
+        });
+        answer.recv().context("waiting for an API server's answer")?
+    }
 }

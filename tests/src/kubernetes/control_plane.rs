@@ -17,15 +17,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     api_server::{self, Keys},
-    certificates::Authority,
-    client,
+    certificates::{Authority, TokenKeys},
+    client::{self, Asker},
+    cluster::Choices,
     daemon::{Daemon, Lifetime},
     dir::{KubeDir, State},
-    etcd, kubeconfig,
+    etcd, kubeconfig, network,
     port::Port,
     programs, teardown,
 };
-use crate::{lab::require_root, names::LabName, netns::Namespace, process::Process};
+use crate::{lab::require_root, names::LabName, netns::Namespace};
 
 /// Addresses of Services.
 pub const SERVICES: &str = "10.96.0.0/16";
@@ -101,7 +102,7 @@ impl ControlPlaneBuilder {
             extent: Extent::Api,
             flags: self.flags,
         };
-        let control_plane = ControlPlane::launch(&self.name.parse()?, settings, Lifetime::Bound, Some(port))?;
+        let control_plane = ControlPlane::launch(&self.name.parse()?, settings, None, Lifetime::Bound, Some(port))?;
         control_plane.wait_ready(READY)?;
         Ok(control_plane)
     }
@@ -140,14 +141,20 @@ impl ControlPlane {
         Ok(started)
     }
 
-    /// Makes keys and starts etcd and kube-apiserver, without waiting for them.
-    pub(super) fn launch(name: &LabName, settings: Settings, lifetime: Lifetime, port: Option<Port>) -> Result<Self> {
+    /// Makes keys and, where it is to have one, its namespace, and starts etcd and kube-apiserver without waiting for them.
+    pub(super) fn launch(
+        name: &LabName,
+        settings: Settings,
+        cluster: Option<Choices>,
+        lifetime: Lifetime,
+        port: Option<Port>,
+    ) -> Result<Self> {
         require_root()?;
+        teardown::take_down_orphans();
         let dir = KubeDir::of(name);
-        teardown::take_down_orphan(&dir)?;
         dir.create()?;
-        let started = Self::prepare(name, &dir, settings, lifetime, port);
-        let started = started.and_then(|control_plane| {
+        let state = State { name: name.clone(), owner: lifetime.owner()?, settings, cluster };
+        let started = Self::prepare(dir, state, lifetime, port).and_then(|control_plane| {
             control_plane.start_etcd()?;
             control_plane.start_api_server()?;
             Ok(control_plane)
@@ -159,23 +166,26 @@ impl ControlPlane {
         started
     }
 
-    fn prepare(
-        name: &LabName,
-        dir: &KubeDir,
-        settings: Settings,
-        lifetime: Lifetime,
-        port: Option<Port>,
-    ) -> Result<Self> {
-        let owner = Some(Process::current()?);
-        let authority = Authority::create(&dir.pki())?;
-        let keys = Keys::create(&authority, &settings)?;
-        let state = State { name: name.clone(), owner, settings };
+    fn prepare(dir: KubeDir, state: State, lifetime: Lifetime, port: Option<Port>) -> Result<Self> {
         dir.save(&state)?;
-        let control_plane = Self { dir: dir.clone(), state, keys, authority, lifetime, _port: port };
+        let authority = Authority::create(&dir.pki())?;
+        let keys = Keys::create(&authority, &state.settings)?;
+        if state.settings.namespace.is_some() {
+            network::make_control(&state.name, state.settings.external)?;
+        }
+        let control_plane = Self { dir, state, keys, authority, lifetime, _port: port };
         let admin = control_plane.authority.client("admin", "margay-lab", Some("system:masters"))?;
         let (url, authority) = (control_plane.url(), control_plane.authority.certificate());
-        kubeconfig::write(&dir.kubeconfig(), &url, &authority, &admin)?;
+        kubeconfig::write(&control_plane.kubeconfig(), &url, &authority, &admin)?;
         Ok(control_plane)
+    }
+
+    /// One that another process has made.
+    pub(super) fn open(name: &LabName) -> Result<Self> {
+        let dir = KubeDir::of(name);
+        let (state, authority) = (dir.load()?, Authority::open(&dir.pki())?);
+        let keys = Keys::open(&authority);
+        Ok(Self { dir, state, keys, authority, lifetime: Lifetime::Kept, _port: None })
     }
 
     /// Its name.
@@ -202,6 +212,17 @@ impl ControlPlane {
     pub fn url(&self) -> String {
         let Settings { external, port, .. } = self.settings();
         format!("https://{external}:{port}")
+    }
+
+    /// The API server's URL, as seen from nodes and from the control plane itself.
+    pub(super) fn url_for_nodes(&self) -> String {
+        let Settings { address, port, .. } = self.settings();
+        format!("https://{address}:{port}")
+    }
+
+    /// Signs and checks service accounts' tokens.
+    pub(super) fn token_keys(&self) -> TokenKeys {
+        self.authority.token_keys()
     }
 
     /// The administrator's kubeconfig.
@@ -291,8 +312,8 @@ impl ControlPlane {
     /// It or etcd ends, or it is not ready within `limit`. The message has the end of the log.
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
-        let probe = client::Probe::new(&self.kubeconfig())?;
-        while !probe.is_ready() {
+        let asker = Asker::new(&self.kubeconfig())?;
+        while !asker.is_ready() {
             for daemon in [self.etcd(), self.api_server()] {
                 if !daemon.runs() {
                     return Err(daemon.failure("has ended"));

@@ -43,6 +43,18 @@ pub struct Daemon {
     directory: PathBuf,
 }
 
+// === impl Lifetime ===
+
+impl Lifetime {
+    /// The process with which it ends.
+    pub(super) fn owner(self) -> Result<Option<Process>> {
+        match self {
+            Self::Bound => Process::current().map(Some),
+            Self::Kept => Ok(None),
+        }
+    }
+}
+
 // === impl Daemon ===
 
 impl Daemon {

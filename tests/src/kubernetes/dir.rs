@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::control_plane::Settings;
+use super::{cluster::Choices, control_plane::Settings};
 use crate::{
     names::{LabName, RUN},
     process::Process,
@@ -36,6 +36,8 @@ pub struct State {
     pub owner: Option<Process>,
     /// How its control plane runs.
     pub settings: Settings,
+    /// What was chosen for its nodes, if it is to have some.
+    pub cluster: Option<Choices>,
 }
 
 /// The paths of one control plane or cluster.

@@ -20,13 +20,24 @@
 mod api_server;
 pub mod certificates;
 mod client;
+pub mod cluster;
+pub mod cni;
+mod components;
 pub mod control_plane;
 pub mod daemon;
 pub mod dir;
 mod etcd;
+pub mod images;
 mod kubeconfig;
+mod network;
+pub mod node;
 mod port;
 pub mod programs;
+mod sysctls;
+mod tar;
 pub(crate) mod teardown;
 
+pub use cluster::{KubeCluster, KubeClusterBuilder};
+pub use cni::Cni;
 pub use control_plane::{ControlPlane, ControlPlaneBuilder};
+pub use node::{KubeNode, Service};

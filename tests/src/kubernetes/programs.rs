@@ -47,6 +47,18 @@ pub fn bin(group: &str) -> Result<PathBuf> {
     Ok(group.bin(&directory()?))
 }
 
+/// The static busybox of the tests' images, which is Debian's.
+///
+/// # Errors
+/// It has not been fetched yet.
+pub fn busybox() -> Result<PathBuf> {
+    let file = directory()?.join("busybox/bin/busybox");
+    if !file.is_file() {
+        bail!("there is no {}: `cargo xtask setup` fetches it", file.display());
+    }
+    Ok(file)
+}
+
 /// `PATH` with all built programs in front.
 ///
 /// # Errors

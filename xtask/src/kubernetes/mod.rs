@@ -14,7 +14,7 @@ pub use busybox::Busybox;
 
 use crate::{
     paths,
-    run::say,
+    run::{cargo, run, say},
     setup::{Prerequisite, State},
 };
 use anyhow::{Context, Result};
@@ -105,6 +105,15 @@ impl Prerequisite for Programs {
         }
         Ok(format!("built {total} programs in {} s", started.elapsed().as_secs()))
     }
+}
+
+/// Builds the static programs of the tests' images, `tests/images/`, which the lab finds in cargo's target directory.
+pub fn build_images() -> Result<()> {
+    let target = format!("{}-unknown-linux-musl", env::consts::ARCH);
+    say("building the programs of the tests' images");
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--package", "margay-test-images", "--release", "--target", &target]);
+    run(&mut build, "building the programs of the tests' images")
 }
 
 /// Whether the environment has the program already.
