@@ -1,4 +1,4 @@
-//! `demo` and `lab`: build everything, then become `margay-lab`, which does the work.
+//! `demo`, `lab` and `bench`: build everything, then become `margay-lab`, which does the work.
 //!
 //! In: arguments, which are passed on untouched. Out: the exit code of `margay-lab`, because this process is replaced
 //! by it (so Ctrl-C and the terminal are its own).
@@ -17,6 +17,9 @@ pub fn main(subcommand: &str, args: &[OsString]) -> Result<ExitCode> {
     let mut needs = vec![Need::Build];
     if !help {
         needs.push(Need::Lab);
+        if subcommand == "bench" {
+            needs.push(Need::Bench);
+        }
         if args.iter().any(|arg| arg == "--kubernetes") {
             needs.push(Need::Kubernetes);
         }

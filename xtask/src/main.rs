@@ -52,6 +52,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Measure Margay side by side with the ways that it replaces; docs/PERFORMANCE.md says how to read it
+    ///
+    /// Builds first. All arguments go to `margay-lab bench`; `cargo xtask bench --help` prints its help. Needs root:
+    /// started by another user, only the bench itself is run through sudo.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed on to `margay-lab bench` as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     Test(suite::Args),
     VmTest(vm::Args),
     Lint(lint::Args),
@@ -63,6 +73,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => ebpf::main(&args),
         Command::Demo { args } => lab::main("demo", &args),
         Command::Lab { args } => lab::main("lab", &args),
+        Command::Bench { args } => lab::main("bench", &args),
         Command::Test(args) => suite::main(&args),
         Command::VmTest(args) => vm::main(&args),
         Command::Lint(args) => lint::main(&args),

@@ -1,6 +1,7 @@
 //! The command line. In: arguments. Out: an exit code: 0, or 1 with a sentence on standard error, or that of the command
 //! that `exec` ran. Never: a decision that the library could make.
 
+mod bench;
 mod demo;
 mod down;
 mod exec;
@@ -32,6 +33,7 @@ enum Top {
     #[command(subcommand)]
     Lab(Lab),
     Demo(demo::Args),
+    Bench(bench::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,6 +73,7 @@ pub fn run() -> ExitCode {
     let Cli { command } = Cli::parse();
     let result = match command {
         Top::Demo(args) => done(demo::demo(args)),
+        Top::Bench(args) => bench::bench(args),
         Top::Lab(Lab::Up(args)) => done(up::up(args)),
         Top::Lab(Lab::Sync(args)) => done(up::sync(args)),
         Top::Lab(Lab::Exec(args)) => exec::exec(args),

@@ -36,6 +36,8 @@ pub enum Need {
     Build,
     /// Run the lab: namespaces, programs, dumps of maps.
     Lab,
+    /// Run the bench: what Margay is compared with needs nftables.
+    Bench,
     /// Boot other kernels.
     Vm,
     /// Check dependencies.
@@ -46,7 +48,7 @@ pub enum Need {
     Kubernetes,
 }
 
-const EVERYTHING: [Need; 5] = [Need::Build, Need::Lab, Need::Vm, Need::Api, Need::Kubernetes];
+const EVERYTHING: [Need; 6] = [Need::Build, Need::Lab, Need::Bench, Need::Vm, Need::Api, Need::Kubernetes];
 
 /// One thing that has to be there.
 pub trait Prerequisite {

@@ -31,7 +31,7 @@ struct Tool {
     ubuntu: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 10] = [
+const TOOLS: [Tool; 11] = [
     // Rust links with cc; libc6-dev has the start files.
     Tool {
         name: "cc",
@@ -49,6 +49,7 @@ const TOOLS: [Tool; 10] = [
         ubuntu: &["linux-tools-common", "linux-tools-generic"],
     },
     Tool { name: "ip", need: Need::Lab, found: on_path, debian: &["iproute2"], ubuntu: &["iproute2"] },
+    Tool { name: "nft", need: Need::Bench, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
     Tool {
         name: "qemu-system-x86_64",
         need: Need::Vm,
