@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    lab::{Lab, PATIENCE},
+    lab::Lab,
     process::Process,
     rundir::{read_json, write_json},
 };
@@ -32,6 +32,9 @@ pub const BINARY_VARIABLE: &str = "MARGAY_BIN";
 const BINARY: &str = "margay";
 /// How much of a log an error shows, in lines.
 const LOG_LINES: usize = 15;
+
+/// How long an agent may take to end: it finishes the pass that it is in.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Who the agent of a node is, in `agent.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,17 +125,17 @@ impl Lab {
         read_json(&self.dir.agent_file(node)).ok()
     }
 
-    /// Ends the agent of a node by `signal`, and waits for its end. After SIGTERM it has a few seconds.
+    /// Ends the agent of a node by `signal`, and waits for its end.
     ///
     /// # Errors
     /// None was started, or it does not end.
     pub fn stop_agent(&self, node: &str, signal: Signal) -> Result<()> {
         let agent = self.agent(node).ok_or_else(|| anyhow!("no agent was started on node {node}"))?;
         agent.process.signal(signal)?;
-        if !agent.process.wait(PATIENCE) {
+        if !agent.process.wait(STOP_PATIENCE) {
             agent.process.end(Duration::ZERO)?;
             agent.process.reap();
-            bail!("the agent of node {node} did not end within {PATIENCE:?} of {signal}; it was killed");
+            bail!("the agent of node {node} did not end within {STOP_PATIENCE:?} of {signal}; it was killed");
         }
         agent.process.reap();
         Ok(())

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How long agents may take until they are ready. They take well below a second on a machine that is not busy.
-pub const READY: Duration = Duration::from_secs(30);
+pub const READY: Duration = Duration::from_secs(60);
 
 /// What a lab is to have. See the [module](self).
 #[derive(Clone, Debug)]
@@ -239,12 +239,12 @@ impl Lab {
         }
         let keep = env::var_os(KEEP_VARIABLE).is_some_and(|v| !v.is_empty() && v != "0");
         let first = self.cluster().nodes.keys().next().cloned().unwrap_or_default();
-        if !keep {
-            eprintln!("---- {KEEP_VARIABLE}=1 leaves the lab standing ----");
-        } else if let Err(error) = self.keep() {
-            eprintln!("keeping the lab: {error:#}");
-        } else {
+        if keep {
+            // The owner stays written down: once this process has ended, the next lab of this name replaces this one.
+            self.disown();
             eprintln!("---- the lab stands; enter it: cargo xtask lab exec --name {} {first} ----", self.name());
+        } else {
+            eprintln!("---- {KEEP_VARIABLE}=1 leaves the lab standing ----");
         }
     }
 }

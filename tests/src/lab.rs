@@ -126,9 +126,14 @@ impl Lab {
     /// # Errors
     /// The lab's state cannot be written.
     pub fn keep(&mut self) -> Result<()> {
-        self.owned = false;
+        self.disown();
         self.state.owner = None;
         self.dir.save(&self.state)
+    }
+
+    /// From now on, dropping this leaves the lab as it is.
+    pub(crate) fn disown(&mut self) {
+        self.owned = false;
     }
 
     /// Takes a lab down, whoever made it: agents, namespaces with all processes in them, pins, directories.

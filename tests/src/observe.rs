@@ -14,8 +14,8 @@ use margay_maps::{DropReason, user::Maps};
 
 use crate::{lab::Lab, probe};
 
-/// How long an agent may take to notice what nobody tells it: its look by the clock (5 s), and room for a busy machine.
-pub const REPAIR: Duration = Duration::from_secs(20);
+/// How long an agent may take to notice what nobody tells it: its look by the clock (5 s), and room for a very busy machine.
+pub const REPAIR: Duration = Duration::from_secs(60);
 
 /// Tries until it works.
 ///

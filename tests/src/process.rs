@@ -26,6 +26,10 @@ pub struct Process {
     pub began: u64,
 }
 
+/// A killed process ends when the kernel has done what it was asked for last. Attaching a program waits for all
+/// processors, which on a machine that is busy with other namespaces has taken many seconds.
+const KILL_PATIENCE: Duration = Duration::from_secs(60);
+
 // === impl Process ===
 
 impl Process {
@@ -95,10 +99,10 @@ impl Process {
             return Ok(());
         }
         self.signal(Signal::SIGKILL)?;
-        if self.wait(Duration::from_secs(5)) {
+        if self.wait(KILL_PATIENCE) {
             return Ok(());
         }
-        bail!("process {} does not end, even after SIGKILL", self.pid)
+        bail!("process {} does not end, even {} s after SIGKILL", self.pid, KILL_PATIENCE.as_secs())
     }
 }
 

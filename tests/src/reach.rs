@@ -3,9 +3,9 @@
 //! In: a [`Lab`]. Out: for each pair and way, an answer that was verified: content, source address, TTL. Never: a pair
 //! that is left out, or a failure that hides another.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     lab::{Lab, Place},
@@ -130,12 +130,12 @@ impl Pair {
     /// It does not work, or it works with another TTL or source address than it should.
     pub fn check(&self, check: Check) -> Result<()> {
         let Self { kind, from, to } = self;
-        match check {
+        let result = match check {
             Check::Ping(size) => self.ping(size),
-            Check::Tcp(size) => self.source(probe::tcp_exchange(from, to, size as u64)?),
-            Check::Udp(size) => self.source(probe::udp_echo(from, to, size)?),
-        }
-        .map_err(|error| error.context(format!("{}, {}: {from} to {to}", kind.name(), check.name())))
+            Check::Tcp(size) => probe::tcp_exchange(from, to, size as u64).and_then(|seen| self.source(seen)),
+            Check::Udp(size) => probe::udp_echo(from, to, size).and_then(|seen| self.source(seen)),
+        };
+        result.with_context(|| format!("{}, {}: {from} to {to}", kind.name(), check.name()))
     }
 
     fn ping(&self, size: usize) -> Result<()> {
@@ -149,7 +149,7 @@ impl Pair {
     }
 
     /// The other side must see who it really is.
-    fn source(&self, seen: std::net::IpAddr) -> Result<()> {
+    fn source(&self, seen: IpAddr) -> Result<()> {
         ensure!(seen == self.from.address, "{} saw the source {seen} instead of {}", self.to.name, self.from.address);
         Ok(())
     }

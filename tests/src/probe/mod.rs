@@ -27,7 +27,7 @@ pub use udp::echo as udp_echo;
 pub use udp_stream::UdpStreamProbe;
 
 /// How long any single answer may take. Networks of a lab answer within a millisecond; this leaves room for a busy machine.
-pub const ANSWER: Duration = Duration::from_secs(3);
+pub const ANSWER: Duration = Duration::from_secs(5);
 
 /// Whether an error is the end of a socket's patience.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {

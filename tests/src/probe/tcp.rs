@@ -24,7 +24,7 @@ const PIECE: usize = 16 * 1024;
 /// No connection, a stall, or wrong content. The message names both ends.
 pub fn exchange(client: &Place, server: &Place, bytes: u64) -> Result<IpAddr> {
     try_exchange(client, server, bytes, ANSWER)
-        .with_context(|| format!("TCP, {bytes} bytes each way, from {client} to {server}"))
+        .with_context(|| format!("TCP, {bytes} bytes each way, {client} to {server}"))
 }
 
 /// As [`exchange`], with no more than `patience` for each step.

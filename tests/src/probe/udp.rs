@@ -17,7 +17,7 @@ use crate::{lab::Place, netns::Namespace};
 /// # Errors
 /// No answer, or one with other content. The message names both ends.
 pub fn echo(client: &Place, server: &Place, bytes: usize) -> Result<IpAddr> {
-    try_echo(client, server, bytes, ANSWER).with_context(|| format!("UDP, {bytes} bytes, from {client} to {server}"))
+    try_echo(client, server, bytes, ANSWER).with_context(|| format!("UDP, {bytes} bytes, {client} to {server}"))
 }
 
 /// As [`echo`], with no more than `patience` for each direction.

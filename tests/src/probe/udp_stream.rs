@@ -7,13 +7,13 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle, sleep},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{is_timeout, udp::bind};
 use crate::lab::Place;
@@ -22,8 +22,12 @@ use crate::lab::Place;
 const SIZE: usize = 256;
 /// Bytes that may wait at the receiver: more than a second at 100,000 datagrams a second.
 const RECEIVE_BUFFER: usize = 64 << 20;
-/// After the last datagram has been sent, this long a silence is the end.
-const QUIET: Duration = Duration::from_millis(300);
+/// What has not arrived when nothing has for so long after the last was sent is lost. A busy machine can take its time.
+const QUIET: Duration = Duration::from_secs(1);
+/// How often a waiting receiver looks whether the sender has ended.
+const LOOK: Duration = Duration::from_millis(20);
+/// The number of datagrams that were sent, until it is known.
+const UNKNOWN: u64 = u64::MAX;
 
 /// What arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +52,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct UdpStreamProbe {
     stop: Arc<AtomicBool>,
-    sent_all: Arc<AtomicBool>,
+    sent_all: Arc<AtomicU64>,
     sender: JoinHandle<(u64, u64)>,
     receiver: JoinHandle<Result<Seen>>,
     names: String,
@@ -74,11 +78,11 @@ impl UdpStreamProbe {
     /// # Errors
     /// A socket cannot be opened.
     pub fn start(from: &Place, to: &Place, per_second: u32) -> Result<Self> {
-        let (receiver, address) = bind(&to.namespace, to.address.into(), QUIET)?;
+        let (receiver, address) = bind(&to.namespace, to.address.into(), LOOK)?;
         enlarge(&receiver).context("enlarging the receive buffer")?;
         let (sender, _) = bind(&from.namespace, from.address.into(), QUIET)?;
         sender.connect(address).with_context(|| format!("there is no way to {address}"))?;
-        let (stop, sent_all) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stop, sent_all) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(UNKNOWN)));
         Ok(Self {
             sender: thread::spawn({
                 let stop = Arc::clone(&stop);
@@ -102,7 +106,7 @@ impl UdpStreamProbe {
         let Self { stop, sent_all, sender, receiver, names } = self;
         stop.store(true, Ordering::Relaxed);
         let (sent, refused) = sender.join().map_err(|_| anyhow!("the sender panicked"))?;
-        sent_all.store(true, Ordering::Relaxed);
+        sent_all.store(sent, Ordering::Relaxed);
         let seen = receiver.join().map_err(|_| anyhow!("the receiver panicked"))?;
         let Seen { received, duplicated, reordered, longest_gap, .. } =
             seen.with_context(|| format!("the UDP stream from {names}"))?;
@@ -142,19 +146,27 @@ fn send_until(stop: &AtomicBool, socket: &UdpSocket, per_second: u32) -> (u64, u
     (sent, refused)
 }
 
-fn receive_until(sent_all: &AtomicBool, socket: &UdpSocket) -> Result<Seen> {
+/// Until everything has arrived, or nothing more comes.
+fn receive_until(sent_all: &AtomicU64, socket: &UdpSocket) -> Result<Seen> {
     let mut seen = Seen::default();
     let mut datagram = [0; SIZE];
+    let mut silent_since = None;
     loop {
         match socket.recv(&mut datagram) {
             Ok(SIZE) => {
                 let mut number = [0; 8];
                 number.copy_from_slice(&datagram[..8]);
                 seen.note(u64::from_be_bytes(number), Instant::now());
+                silent_since = None;
             }
-            Ok(other) => anyhow::bail!("a datagram of {other} bytes arrived, {SIZE} were sent"),
-            Err(error) if is_timeout(&error) && sent_all.load(Ordering::Relaxed) => return Ok(seen),
-            Err(error) if is_timeout(&error) => {}
+            Ok(other) => bail!("a datagram of {other} bytes arrived, {SIZE} were sent"),
+            Err(error) if is_timeout(&error) => {
+                let sent = sent_all.load(Ordering::Relaxed);
+                let silence = silent_since.get_or_insert_with(Instant::now).elapsed();
+                if sent == seen.received || (sent != UNKNOWN && silence > QUIET) {
+                    return Ok(seen);
+                }
+            }
             Err(error) => return Err(error).context("receiving"),
         }
     }

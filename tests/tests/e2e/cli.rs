@@ -73,7 +73,7 @@ fn up_exec_status_sync_down() -> Result<()> {
     let status: Value = serde_json::from_str(&succeeds("lab status --name cli_round -o json")?)?;
     ensure!(status["nodes"][0]["agent"]["health"] == "ready", "{status}");
     let db = status["pods"][0]["address"].as_str().context("the pod has an address")?;
-    let output = margay_lab(&format!("lab exec --name cli_round shop/web -- cat /proc/net/fib_trie"))?;
+    let output = margay_lab("lab exec --name cli_round shop/web -- cat /proc/net/fib_trie")?;
     ensure!(!text_of(&output).contains(db), "the pod is not in its own namespace");
     let output = command("lab exec --name cli_round shop/db --").args(["sh", "-c", "exit 7"]).output()?;
     ensure!(output.status.code() == Some(7), "{:?}", output.status);
@@ -168,7 +168,7 @@ fn the_demo_cleans_up_when_it_is_interrupted() -> Result<()> {
         let _ = kill(Pid::from_raw(i32::try_from(demo.id())?), Signal::SIGINT);
         let began = Instant::now();
         demo.wait()?;
-        ensure!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+        ensure!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
         is_gone("cli_stop").with_context(|| format!("after {milliseconds} ms"))?;
     }
     Ok(())

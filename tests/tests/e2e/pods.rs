@@ -1,6 +1,6 @@
 //! Pods that come, go and move.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use margay_lab::{
@@ -24,15 +24,13 @@ fn comes_within(limit: Duration, from: &Place, to: &Place) -> Result<()> {
 
 #[test]
 fn a_new_pod_is_reached_at_once() {
-    two_nodes("pod_new").test(|lab| {
-        let began = Instant::now();
+    // Events, not the look by the clock, are to bring it about.
+    two_nodes("pod_new").agent_argument("--resync=600").test(|lab| {
         let near = lab.add_pod("shop/new-near", "a")?;
         let far = lab.add_pod("shop/new-far", "b")?;
         let x = lab.pod("x")?;
         comes_within(REPAIR, &x, &near)?;
         comes_within(REPAIR, &x, &far)?;
-        // Events, not the look by the clock, bring it about.
-        ensure!(began.elapsed() < Duration::from_secs(4), "it took {:?}", began.elapsed());
         lab.wait_ready(REPAIR)?;
         lab.everything_reaches_everything()
     });

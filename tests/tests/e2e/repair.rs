@@ -44,7 +44,10 @@ fn routes() {
                 routes.into_iter().try_for_each(|route| netlink.delete_route(route))?;
             }
             eventually("the routes come back", REPAIR, || {
-                devices.iter().try_for_each(|device| Ok(ensure!(!netlink.routes(device)?.is_empty())))
+                for device in &devices {
+                    ensure!(!netlink.routes(device)?.is_empty(), "there are no routes by {device}");
+                }
+                Ok(())
             })
         })
     });
@@ -114,7 +117,9 @@ fn detached_programs() {
         ensure!(!links.is_empty(), "there are no pinned links: is this kernel older than 6.6?");
         links.iter().try_for_each(fs::remove_file)?;
         everything_works_again(lab)?;
-        links.iter().try_for_each(|link| Ok(ensure!(link.exists(), "{} is not back", link.display())))
+        let missing: Vec<_> = links.iter().filter(|link| !link.exists()).collect();
+        ensure!(missing.is_empty(), "not back: {missing:?}");
+        Ok(())
     });
 }
 

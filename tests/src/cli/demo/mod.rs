@@ -91,9 +91,12 @@ fn build(steps: &Steps, name: &LabName, directory: &Path) -> Result<Lab> {
     Ok(lab)
 }
 
-/// The parts that show something. A part that fails does not keep the others from being shown.
+/// Shows something, and says in a sentence what it has shown.
+type Part = fn(&Lab) -> Result<String>;
+
+/// The parts in their order. A part that fails does not keep the others from being shown.
 fn show(steps: &Steps, lab: &Lab) -> Result<()> {
-    let parts: [(&str, fn(&Lab) -> Result<String>); 4] = [
+    let parts: [(&str, Part); 4] = [
         ("trying every pair", reach::matrix),
         ("tracing the way across nodes", look::trace),
         ("sending from a stolen address", look::spoof),
