@@ -13,6 +13,7 @@ pub mod cli;
 pub mod cni;
 pub mod crd;
 pub mod datapath;
+pub mod health;
 pub mod host;
 pub mod install;
 pub mod ipam;

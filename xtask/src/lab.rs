@@ -26,12 +26,12 @@ pub fn main(subcommand: &str, args: &[OsString]) -> Result<ExitCode> {
     }
     setup::ensure(&needs)?;
     let lab = build()?;
-    let mut command = if help { std::process::Command::new(&lab) } else { root::command(&lab, &[])? };
-    command.arg(subcommand).args(args);
-    Err(Error::new(command.exec()).context(format!("starting {}", lab.display())))
     if needs.contains(&Need::Kubernetes) {
         kubernetes::build_images()?;
     }
+    let mut command = if help { std::process::Command::new(&lab) } else { root::command(&lab, &[])? };
+    command.arg(subcommand).args(args);
+    Err(Error::new(command.exec()).context(format!("starting {}", lab.display())))
 }
 
 /// Builds the eBPF object, `margay` and `margay-lab`, and returns the path of the last.

@@ -5,6 +5,7 @@
 //! piece of the network itself: those are in `tests/` and `loader/`, and xtask builds and starts them.
 
 mod ebpf;
+mod image;
 mod kubernetes;
 mod lab;
 mod lint;
@@ -32,6 +33,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     BuildEbpf(ebpf::Args),
+    Image(image::Args),
     /// Start a three-node cluster on this machine, show that it works, and take it down again
     ///
     /// Builds first. All arguments go to `margay-lab demo`; `cargo xtask demo --help` prints its help. Needs root:
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup(args) => setup::main(&args),
         Command::BuildEbpf(args) => ebpf::main(&args),
+        Command::Image(args) => image::main(&args),
         Command::Demo { args } => lab::main("demo", &args),
         Command::Lab { args } => lab::main("lab", &args),
         Command::Bench { args } => lab::main("bench", &args),

@@ -7,7 +7,7 @@
 mod pass;
 mod report;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -45,6 +45,8 @@ pub struct AgentConfig {
     pub vni: u32,
     /// VXLAN's UDP port.
     pub port: u16,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served, if anywhere.
+    pub health: Option<SocketAddr>,
     /// How often everything is looked at even if nothing seems to have changed.
     pub resync: Duration,
 }

@@ -7,30 +7,33 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use margay_maps::Features;
 use tokio::sync::{mpsc, watch};
+use tracing::debug;
 
 use super::AgentConfig;
 use crate::{
     apply,
     cni::{
         SOCKET,
+        addresses::KubeAddresses,
         records::Records,
-        server::{NoAddresses, PassRequest, Readiness, Server},
+        server::{AddressManager, NoAddresses, PassRequest, Readiness, Server},
     },
     datapath::{
         Backend, Datapath,
         attach::{Depth, Known},
     },
+    health::Health,
     host::{Host, HostError, sysctl},
     model::Model,
     plan::{self, Attachment, HostView, Options, Plan},
     problem::Problem,
-    source::{self, Keep, Source},
+    source::{self, Keep, Source, SourceConfig},
     state::StateDir,
 };
 
@@ -43,6 +46,7 @@ pub(super) struct Agent {
     pub(super) model: Option<Model>,
     pub(super) reported: Vec<Problem>,
     pub(super) passes: u64,
+    pub(super) health: Health,
     host: Host,
     cni: Arc<Server>,
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
@@ -75,8 +79,12 @@ impl Agent {
         let host = Host::connect()?;
         let source = source::open(config.source.clone(), &state)?;
         let (readiness, watched) = watch::channel(Readiness::default());
-        let (cni, cni_requests) = Server::new(state.clone(), Box::new(NoAddresses), watched)?;
+        let (cni, cni_requests) = Server::new(state.clone(), address_manager(&config), watched)?;
         let model = state.incumbents()?;
+        let health = Health::new(config.resync);
+        if let Some(address) = config.health {
+            health.serve(address, datapath.pins().clone());
+        }
         Ok(Self {
             config,
             state,
@@ -85,6 +93,7 @@ impl Agent {
             model,
             reported: Vec::new(),
             passes: 0,
+            health,
             host,
             cni,
             cni_requests: Some(cni_requests),
@@ -157,6 +166,7 @@ impl Agent {
     fn read(&mut self, problems: &mut Vec<Problem>) {
         let changed = self.source.read();
         problems.extend(self.source.problems());
+        problems.extend(self.health.problem());
         if let Err(e) = self.source.keep(&self.state, Keep::NowAndThen) {
             problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
         }
@@ -257,6 +267,35 @@ impl Agent {
         problems.extend(refused);
         self.state.remember_sysctls(&set)?;
         Ok(())
+    }
+}
+
+/// Who gives addresses to pods: Margay itself where the API can be written to. There the overlay gets one as well, as
+/// Calico's nodes expect of each other; that may take its time.
+fn address_manager(config: &AgentConfig) -> Box<dyn AddressManager> {
+    match &config.source {
+        SourceConfig::Directories(_) => Box::new(NoAddresses),
+        SourceConfig::Kubernetes(api) => {
+            let addresses = Arc::new(KubeAddresses::new(api.clone(), config.node_name.clone()));
+            tokio::spawn(keep_asking_for_tunnel_address(Arc::clone(&addresses)));
+            Box::new(addresses)
+        }
+    }
+}
+
+/// The longest time between two tries to get an address for the overlay.
+const TUNNEL_ADDRESS_PAUSE: Duration = Duration::from_secs(60);
+
+async fn keep_asking_for_tunnel_address(addresses: Arc<KubeAddresses>) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match addresses.tunnel_address().await {
+            Ok(address) => return debug!(%address, "the overlay has its address"),
+            // Without one the node's own address is the source of what it sends to pods: nothing is broken.
+            Err(e) => debug!("no address for the overlay yet: {e}"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(TUNNEL_ADDRESS_PAUSE);
     }
 }
 

@@ -52,6 +52,7 @@ impl Agent {
         if let Err(e) = self.state.write_status(&status) {
             error!("{e}");
         }
+        self.health.passed(status, took, self.source.as_of());
     }
 }
 

@@ -1,14 +1,17 @@
 //! The command line. Its `--help` is the manual; what the commands print is in the modules below.
 
+#[cfg(test)]
+mod deploy_tests;
 mod install;
 mod list;
 mod output;
 mod status;
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use tracing_subscriber::EnvFilter;
 
 pub use self::output::Format;
@@ -137,6 +140,9 @@ struct AgentArgs {
     #[arg(long, default_value_t = margay_maps::overlay::PORT, value_name = "PORT",
           value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// Serve /healthz, /readyz and /metrics (for Prometheus) at this address [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_addr: Option<SocketAddr>,
     /// Look at everything this often, even if nothing seems to have changed
     #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     resync: u64,
@@ -158,6 +164,9 @@ const AGENT_LOG: &str = "info,kube_client=off";
 pub fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
     let agent = matches!(command, Command::Agent(_));
+    if !agent {
+        die_with_the_reader();
+    }
     let filter = EnvFilter::try_from_env("MARGAY_LOG");
     let filter = filter.unwrap_or_else(|_unset| EnvFilter::new(if agent { AGENT_LOG } else { "warn" }));
     tracing_subscriber::fmt()
@@ -173,6 +182,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// `margay status | head` ends when head does, without a word: Rust ignores SIGPIPE, and would panic instead.
+fn die_with_the_reader() {
+    // SAFETY: the default action has no handler that could run in a bad moment; no other thread exists yet.
+    let set = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    debug_assert!(set.is_ok(), "SIGPIPE is a signal that can be set");
 }
 
 fn run(common: Common, command: Command) -> Result<u8> {
@@ -200,7 +216,8 @@ fn run(common: Common, command: Command) -> Result<u8> {
 }
 
 fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf, proc_sys: PathBuf) -> AgentConfig {
-    let AgentArgs { node_name, manifests, kubeconfig, kubernetes_api, uplink, encap, vni, port, resync } = args;
+    let AgentArgs { node_name, manifests, kubeconfig, kubernetes_api, uplink, encap, vni, port, health_addr, resync } =
+        args;
     AgentConfig {
         node_name,
         source: source_config(manifests, kubeconfig, kubernetes_api),
@@ -211,6 +228,7 @@ fn agent_config(args: AgentArgs, bpffs: PathBuf, state_dir: PathBuf, proc_sys: P
         encap_by_device: encap == Encap::Device,
         vni,
         port,
+        health: health_addr,
         resync: Duration::from_secs(resync),
     }
 }

@@ -105,8 +105,9 @@ async fn asked(client: &Client, request: &Prepare) -> Result<Asked, CniError> {
     let pod = pods.get_metadata_opt(&request.pod.name).await;
     let pod = pod.map_err(|e| CniError::new(code::TRY_AGAIN, "reading the pod's annotations", e.to_string()))?;
     let annotations = pod.and_then(|pod| pod.metadata.annotations).unwrap_or_default();
-    annotated(&annotations)
-        .map_err(|what| CniError::new(code::INVALID_CONFIG, format!("reading the annotations of Pod {}", request.pod), what))
+    annotated(&annotations).map_err(|what| {
+        CniError::new(code::INVALID_CONFIG, format!("reading the annotations of Pod {}", request.pod), what)
+    })
 }
 
 fn annotated(annotations: &BTreeMap<String, String>) -> Result<Asked, String> {

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use margay_maps::Mac;
 use serde::{Deserialize, Serialize};
 
-use self::address::{Claim, read_address};
+use self::address::{Claim, read_address, read_block};
 pub use self::prefix::PrefixMap;
 use crate::names;
 use crate::object::{NodeObject, ObjectName, Objects, PodName, PodObject};
@@ -37,6 +37,9 @@ pub struct Model {
     pub blocks: PrefixMap<String>,
     /// The Node or Pod of each address.
     pub owners: BTreeMap<IpAddr, ObjectName>,
+    /// Pools by name. They may lie in each other.
+    #[serde(default)]
+    pub pools: BTreeMap<String, Pool>,
 }
 
 /// A node.
@@ -62,6 +65,15 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A range that pods' addresses come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The range.
+    pub range: IpNet,
+    /// Whether what its pods send out of all pools leaves with their node's address.
+    pub nat_outgoing: bool,
 }
 
 // === impl Model ===
@@ -99,9 +111,12 @@ impl Model {
             }
         }
 
+        let (pools, unreadable) = read_pools(objects);
+        problems.extend(unreadable);
+
         problems.sort();
         problems.dedup();
-        (Self { nodes, pods, blocks, owners }, problems)
+        (Self { nodes, pods, blocks, owners, pools }, problems)
     }
 
     /// The pods of one node.
@@ -113,6 +128,20 @@ impl Model {
     pub fn node_of_block(&self, ip: IpAddr) -> Option<&str> {
         self.blocks.longest_match(ip).map(|(_, node)| node.as_str())
     }
+}
+
+fn read_pools(objects: &Objects) -> (BTreeMap<String, Pool>, Vec<Problem>) {
+    let mut pools = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (name, pool) in &objects.pools {
+        match read_block(&pool.cidr) {
+            Ok(range) => drop(pools.insert(name.clone(), Pool { range, nat_outgoing: pool.nat_outgoing })),
+            Err(what) => {
+                problems.push(Problem::new(ObjectName::Pool(name.clone()).to_string(), what, "correct spec.cidr"));
+            }
+        }
+    }
+    (pools, problems)
 }
 
 /// `None` for a pod that has no network of its own. Not (yet) bound to a node is no fault; bound to none that there is, is.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::object::testing::{block, cluster, node, pod};
+use crate::object::testing::{block, cluster, node, pod, pool};
 use crate::object::{BlockObject, Object};
 
 fn build<const N: usize>(objects: [Object; N], previous: Option<&Model>) -> (Model, Vec<Problem>) {
@@ -214,6 +214,15 @@ fn of_overlapping_blocks_of_two_nodes_the_incumbent_then_the_older_then_the_firs
 fn blocks_of_one_node_may_lie_in_each_other() {
     let model = good([node("a", [], ["10.0.0.0/16", "10.0.1.0/24", "10.0.1.0/24"]).into()]);
     assert_eq!(model.nodes["a"].blocks.len(), 2);
+}
+
+#[test]
+fn pools_are_kept_and_unreadable_ones_named() {
+    let good = pool("good", "10.244.0.0/16", true);
+    let (model, problem) = faulty([good.into(), pool("bad", "10.244.0.0", true).into()], None);
+    let expected = Pool { range: net("10.244.0.0/16"), nat_outgoing: true };
+    assert_eq!(model.pools, BTreeMap::from([("good".to_owned(), expected)]));
+    assert!(problem.starts_with("IPPool bad: `10.244.0.0` is not a CIDR block; correct spec.cidr"), "{problem}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod block;
 pub mod node;
 pub mod parse;
 pub mod pod;
+pub mod pool;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use block::BlockObject;
 pub use node::NodeObject;
 pub use pod::{PodName, PodObject};
+pub use pool::PoolObject;
 
 /// An object of a kind that Margay knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ pub enum Object {
     Pod(PodObject),
     /// `crd.projectcalico.org/v1` (or `projectcalico.org/v3`) BlockAffinity.
     Block(BlockObject),
+    /// `crd.projectcalico.org/v1` (or `projectcalico.org/v3`) IPPool.
+    Pool(PoolObject),
 }
 
 /// What an object is called. Its text is what kubectl would say: `Pod default/web-1`.
@@ -43,6 +47,8 @@ pub enum ObjectName {
     Pod(PodName),
     /// A BlockAffinity, by `metadata.name`.
     Block(String),
+    /// An IPPool, by `metadata.name`.
+    Pool(String),
 }
 
 /// All objects of a cluster, each once.
@@ -54,6 +60,8 @@ pub struct Objects {
     pub pods: BTreeMap<PodName, PodObject>,
     /// BlockAffinities by name.
     pub blocks: BTreeMap<String, BlockObject>,
+    /// IPPools by name.
+    pub pools: BTreeMap<String, PoolObject>,
 }
 
 // === impl Object ===
@@ -65,6 +73,7 @@ impl Object {
             Self::Node(node) => ObjectName::Node(node.name.clone()),
             Self::Pod(pod) => ObjectName::Pod(pod.name.clone()),
             Self::Block(block) => ObjectName::Block(block.name.clone()),
+            Self::Pool(pool) => ObjectName::Pool(pool.name.clone()),
         }
     }
 }
@@ -77,6 +86,7 @@ impl fmt::Display for ObjectName {
             Self::Node(name) => write!(f, "Node {name}"),
             Self::Pod(name) => write!(f, "Pod {name}"),
             Self::Block(name) => write!(f, "BlockAffinity {name}"),
+            Self::Pool(name) => write!(f, "IPPool {name}"),
         }
     }
 }
@@ -96,8 +106,9 @@ impl Objects {
                 Some(earlier) => earlier.amend(pod),
                 None => drop(self.pods.insert(pod.name.clone(), pod)),
             },
-            // A BlockAffinity has neither status nor annotations that count: the earlier one stays as it is.
+            // These have neither status nor annotations that count: the earlier one stays as it is.
             Object::Block(block) => drop(self.blocks.entry(block.name.clone()).or_insert(block)),
+            Object::Pool(pool) => drop(self.pools.entry(pool.name.clone()).or_insert(pool)),
         }
     }
 }

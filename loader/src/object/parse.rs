@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::block::BlockAffinity;
-use super::{BlockObject, NodeObject, Object, PodObject};
+use super::{BlockObject, NodeObject, Object, PodObject, PoolObject};
+use crate::crd::IpPool;
 
 /// How a manifest is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +176,7 @@ impl Header {
     /// For a list, the kind of those items that do not name theirs: empty for `kind: List`.
     fn list_of(&self) -> Result<Option<&str>, String> {
         let (_, kind) = self.kind()?;
-        Ok(kind.strip_suffix("List").filter(|item| matches!(*item, "" | "Node" | "Pod" | "BlockAffinity")))
+        Ok(kind.strip_suffix("List").filter(|item| matches!(*item, "" | "Node" | "Pod" | "BlockAffinity" | "IPPool")))
     }
 
     /// A list's item, with the kind that the list implies.
@@ -194,6 +195,9 @@ impl Header {
             ("v1", "Pod") => encoded.decode::<Pod>()?.map(PodObject::from).map(Object::Pod),
             ("crd.projectcalico.org/v1" | "projectcalico.org/v3", "BlockAffinity") => {
                 encoded.decode::<BlockAffinity>()?.map(BlockObject::from).map(Object::Block)
+            }
+            ("crd.projectcalico.org/v1" | "projectcalico.org/v3", "IPPool") => {
+                encoded.decode::<IpPool>()?.map(PoolObject::from).map(Object::Pool)
             }
             _ => return Ok(None),
         };

@@ -1,6 +1,6 @@
 //! Objects for tests, each in a few words. Fields that a test is not about are changed in place.
 
-use super::{BlockObject, NodeObject, Object, PodName, PodObject};
+use super::{BlockObject, NodeObject, Object, PodName, PodObject, PoolObject};
 
 fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
     texts.map(str::to_owned).to_vec()
@@ -37,6 +37,11 @@ pub fn block(name: &str, node: &str, cidr: &str) -> BlockObject {
     }
 }
 
+/// A pool.
+pub fn pool(name: &str, cidr: &str, nat_outgoing: bool) -> PoolObject {
+    PoolObject { name: name.to_owned(), cidr: cidr.to_owned(), nat_outgoing, ..PoolObject::default() }
+}
+
 impl From<NodeObject> for Object {
     fn from(node: NodeObject) -> Self {
         Self::Node(node)
@@ -46,6 +51,12 @@ impl From<NodeObject> for Object {
 impl From<PodObject> for Object {
     fn from(pod: PodObject) -> Self {
         Self::Pod(pod)
+    }
+}
+
+impl From<PoolObject> for Object {
+    fn from(pool: PoolObject) -> Self {
+        Self::Pool(pool)
     }
 }
 

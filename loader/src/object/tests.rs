@@ -175,6 +175,23 @@ fn only_confirmed_blocks_of_hosts_count() {
 }
 
 #[test]
+fn a_pool_is_read() {
+    for api in ["crd.projectcalico.org/v1", "projectcalico.org/v3"] {
+        let of = |spec: &str| {
+            let text = format!("{{apiVersion: {api}, kind: IPPool, metadata: {{name: p}}, spec: {{{spec}}}}}");
+            match yaml(&text).objects.as_slice() {
+                [Object::Pool(pool)] => pool.clone(),
+                other => panic!("one pool expected: {other:?}"),
+            }
+        };
+        let calicos = "cidr: 10.244.0.0/16, blockSize: 26, ipipMode: Never, vxlanMode: Always, natOutgoing: true, \
+                       nodeSelector: all(), allowedUses: [Workload, Tunnel], somethingNew: 1";
+        assert_eq!(of(calicos), testing::pool("p", "10.244.0.0/16", true));
+        assert!(!of("cidr: 10.0.0.0/8").nat_outgoing);
+    }
+}
+
+#[test]
 fn several_documents_and_lists_are_read_and_other_kinds_counted() {
     let text = format!(
         "# a comment\n{NODE}---\n---\n# nothing here\n--- # the pod{POD}---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n\

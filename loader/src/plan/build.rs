@@ -6,7 +6,7 @@ use margay_maps::{Config, overlay};
 
 use super::devices::{self, Uplinks};
 use super::peers::{self, Peer};
-use super::{HostView, Options, OverlayDevice, Plan, capacity, entries, host_routes};
+use super::{HostView, Options, OverlayDevice, Plan, capacity, entries, host_routes, nat};
 use crate::model::{self, Model};
 use crate::problem::Problem;
 
@@ -38,6 +38,7 @@ pub fn plan(model: &Model, host: &HostView, options: &Options) -> Plan {
         routes: entries::routes(&context, &peers),
         nodes: entries::nodes(&context),
         host_routes: host_routes::all(&context, &peers),
+        nat: nat::nat(model),
         sysctls: devices::sysctls(&context),
         attachments: devices::attachments(&context, &uplinks),
         waiting: entries::waiting(&context),

@@ -11,6 +11,7 @@ mod capacity;
 mod devices;
 mod entries;
 mod host_routes;
+mod nat;
 mod peers;
 #[cfg(test)]
 mod tests;
@@ -92,6 +93,8 @@ pub struct Plan {
     pub overlay: Option<OverlayDevice>,
     /// All routes of the host's stack that are Margay's.
     pub host_routes: BTreeSet<HostRoute>,
+    /// What leaves with the node's address. `None`: nothing.
+    pub nat: Option<Nat>,
     /// Files below `/proc/sys` and what they should say.
     pub sysctls: BTreeMap<String, String>,
     /// Which programs belong on which interfaces.
@@ -126,6 +129,15 @@ pub struct HostRoute {
     pub dst: IpNet,
     /// Where to.
     pub target: RouteTarget,
+}
+
+/// Which packets leave the cluster with the node's address: those from `sources` to what is in none of `pools`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// The ranges of pods whose packets are translated. They do not overlap.
+    pub sources: BTreeSet<IpNet>,
+    /// The ranges of all pods. They do not overlap.
+    pub pools: BTreeSet<IpNet>,
 }
 
 /// Where a route of the host's stack leads.

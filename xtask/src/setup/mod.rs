@@ -5,6 +5,7 @@
 
 pub mod deny;
 pub mod linker;
+mod musl;
 pub mod packages;
 pub mod root;
 pub mod toolchain;
@@ -38,6 +39,8 @@ pub enum Need {
     Lab,
     /// Run the bench: what Margay is compared with needs nftables.
     Bench,
+    /// Build the container image.
+    Image,
     /// Boot other kernels.
     Vm,
     /// Check dependencies.
@@ -48,7 +51,7 @@ pub enum Need {
     Kubernetes,
 }
 
-const EVERYTHING: [Need; 6] = [Need::Build, Need::Lab, Need::Bench, Need::Vm, Need::Api, Need::Kubernetes];
+const EVERYTHING: [Need; 7] = [Need::Build, Need::Lab, Need::Bench, Need::Image, Need::Vm, Need::Api, Need::Kubernetes];
 
 /// One thing that has to be there.
 pub trait Prerequisite {
@@ -117,6 +120,9 @@ fn prerequisites(needs: &[Need]) -> Vec<Box<dyn Prerequisite>> {
     if needs.contains(&Need::Build) {
         list.push(Box::new(toolchain::Toolchain));
         list.push(Box::new(linker::Linker));
+    }
+    if needs.iter().any(|need| matches!(need, Need::Image | Need::Kubernetes)) {
+        list.push(Box::new(musl::Musl));
     }
     if needs.contains(&Need::Deny) {
         list.push(Box::new(deny::Deny));

@@ -31,7 +31,7 @@ struct Tool {
     ubuntu: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 11] = [
+const TOOLS: [Tool; 15] = [
     // Rust links with cc; libc6-dev has the start files.
     Tool {
         name: "cc",
@@ -60,6 +60,11 @@ const TOOLS: [Tool; 11] = [
     Tool { name: "xz", need: Need::Vm, found: on_path, debian: &["xz-utils"], ubuntu: &["xz-utils"] },
     Tool { name: "strip", need: Need::Vm, found: on_path, debian: &["binutils"], ubuntu: &["binutils"] },
     Tool { name: "ldd", need: Need::Vm, found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },
+    Tool { name: "musl-gcc", need: Need::Image, found: on_path, debian: &["musl-tools"], ubuntu: &["musl-tools"] },
+    // The image has this one in it.
+    Tool { name: "nft", need: Need::Image, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
+    Tool { name: "ldd", need: Need::Image, found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },
+    Tool { name: "nft", need: Need::Kubernetes, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
     // runc is built with seccomp: the kubelet asks it for every pod.
     Tool {
         name: "/usr/include/seccomp.h",

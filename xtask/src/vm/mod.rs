@@ -6,7 +6,7 @@
 
 pub mod archive;
 mod initramfs;
-mod libraries;
+pub mod libraries;
 mod modules;
 mod newc;
 mod pins;

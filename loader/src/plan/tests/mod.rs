@@ -2,6 +2,7 @@
 
 mod kernel;
 mod maps;
+mod nat;
 mod properties;
 
 use margay_maps::{EndpointKind, RouteKind, overlay};

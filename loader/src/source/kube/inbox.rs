@@ -159,14 +159,15 @@ impl News {
 
 /// Removes the objects of `kind` that are not to be kept. Whether there were any.
 fn retain(objects: &mut Objects, kind: Kind, keep: impl Fn(&ObjectName) -> bool) -> bool {
-    let Objects { nodes, pods, blocks } = objects;
-    let before = nodes.len() + pods.len() + blocks.len();
+    let Objects { nodes, pods, blocks, pools } = objects;
+    let before = nodes.len() + pods.len() + blocks.len() + pools.len();
     match kind {
         Kind::Node => nodes.retain(|name, _| keep(&ObjectName::Node(name.clone()))),
         Kind::Pod => pods.retain(|name, _| keep(&ObjectName::Pod(name.clone()))),
         Kind::Block => blocks.retain(|name, _| keep(&ObjectName::Block(name.clone()))),
+        Kind::Pool => pools.retain(|name, _| keep(&ObjectName::Pool(name.clone()))),
     }
-    nodes.len() + pods.len() + blocks.len() != before
+    nodes.len() + pods.len() + blocks.len() + pools.len() != before
 }
 
 /// Puts an object in place of the one of its name. Whether they differ.
@@ -175,6 +176,7 @@ fn put(objects: &mut Objects, object: Object) -> bool {
         Object::Node(node) => replace(&mut objects.nodes, node.name.clone(), node),
         Object::Pod(pod) => replace(&mut objects.pods, pod.name.clone(), pod),
         Object::Block(block) => replace(&mut objects.blocks, block.name.clone(), block),
+        Object::Pool(pool) => replace(&mut objects.pools, pool.name.clone(), pool),
     }
 }
 
@@ -191,5 +193,6 @@ fn remove(objects: &mut Objects, name: &ObjectName) -> bool {
         ObjectName::Node(name) => objects.nodes.remove(name).is_some(),
         ObjectName::Pod(name) => objects.pods.remove(name).is_some(),
         ObjectName::Block(name) => objects.blocks.remove(name).is_some(),
+        ObjectName::Pool(name) => objects.pools.remove(name).is_some(),
     }
 }

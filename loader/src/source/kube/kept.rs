@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
-use crate::object::{BlockObject, NodeObject, Objects, PodName, PodObject};
+use crate::object::{BlockObject, NodeObject, Objects, PodName, PodObject, PoolObject};
 
 /// The last good state. A kind that an older version did not watch is missing, and not empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,7 @@ pub(super) struct Kept<'a> {
     nodes: Option<Cow<'a, BTreeMap<String, NodeObject>>>,
     pods: Option<Cow<'a, BTreeMap<PodName, PodObject>>>,
     blocks: Option<Cow<'a, BTreeMap<String, BlockObject>>>,
+    pools: Option<Cow<'a, BTreeMap<String, PoolObject>>>,
 }
 
 /// When to write.
@@ -38,23 +39,30 @@ const SHARE: u32 = 20;
 impl<'a> Kept<'a> {
     /// `objects`, which were the server's at `as_of`.
     pub(super) fn of(objects: &'a Objects, as_of: SystemTime) -> Self {
-        let Objects { nodes, pods, blocks } = objects;
+        let Objects { nodes, pods, blocks, pools } = objects;
         Self {
             as_of_secs: as_of.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             nodes: Some(Cow::Borrowed(nodes)),
             pods: Some(Cow::Borrowed(pods)),
             blocks: Some(Cow::Borrowed(blocks)),
+            pools: Some(Cow::Borrowed(pools)),
         }
     }
 
     /// The objects, the kinds that they are of, and when they were the server's.
     pub(super) fn into_parts(self) -> (Objects, BTreeSet<Kind>, SystemTime) {
-        let Self { as_of_secs, nodes, pods, blocks } = self;
-        let kinds = [(Kind::Node, nodes.is_some()), (Kind::Pod, pods.is_some()), (Kind::Block, blocks.is_some())];
+        let Self { as_of_secs, nodes, pods, blocks, pools } = self;
+        let kinds = [
+            (Kind::Node, nodes.is_some()),
+            (Kind::Pod, pods.is_some()),
+            (Kind::Block, blocks.is_some()),
+            (Kind::Pool, pools.is_some()),
+        ];
         let objects = Objects {
             nodes: nodes.map(Cow::into_owned).unwrap_or_default(),
             pods: pods.map(Cow::into_owned).unwrap_or_default(),
             blocks: blocks.map(Cow::into_owned).unwrap_or_default(),
+            pools: pools.map(Cow::into_owned).unwrap_or_default(),
         };
         let kinds = kinds.into_iter().filter_map(|(kind, known)| known.then_some(kind)).collect();
         (objects, kinds, UNIX_EPOCH + Duration::from_secs(as_of_secs))

@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::crd::IpPool;
 use crate::object::block::BlockAffinity;
-use crate::object::{BlockObject, NodeObject, Object, ObjectName, PodName, PodObject};
+use crate::object::{BlockObject, NodeObject, Object, ObjectName, PodName, PodObject, PoolObject};
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,8 @@ pub(super) enum Kind {
     Pod,
     /// `crd.projectcalico.org/v1` BlockAffinity.
     Block,
+    /// `crd.projectcalico.org/v1` IPPool.
+    Pool,
 }
 
 /// One thing that a watch says.
@@ -81,7 +84,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 3] = [Self::Node, Self::Pod, Self::Block];
+    pub(super) const ALL: [Self; 4] = [Self::Node, Self::Pod, Self::Block, Self::Pool];
 
     /// As kubectl names it.
     pub(super) fn resource(self) -> &'static str {
@@ -89,6 +92,7 @@ impl Kind {
             Self::Node => "nodes",
             Self::Pod => "pods",
             Self::Block => "blockaffinities",
+            Self::Pool => "ippools",
         }
     }
 
@@ -96,7 +100,7 @@ impl Kind {
     pub(super) fn is_optional(self) -> bool {
         match self {
             Self::Node | Self::Pod => false,
-            Self::Block => true,
+            Self::Block | Self::Pool => true,
         }
     }
 
@@ -106,6 +110,7 @@ impl Kind {
             Self::Node => Node::url_path(&(), None),
             Self::Pod => Pod::url_path(&(), None),
             Self::Block => BlockAffinity::url_path(&(), None),
+            Self::Pool => IpPool::url_path(&(), None),
         }
     }
 
@@ -113,7 +118,7 @@ impl Kind {
     pub(super) fn field_selector(self) -> Option<&'static str> {
         match self {
             Self::Pod => Some("status.phase!=Succeeded,status.phase!=Failed"),
-            Self::Node | Self::Block => None,
+            Self::Node | Self::Block | Self::Pool => None,
         }
     }
 
@@ -123,6 +128,7 @@ impl Kind {
             ObjectName::Node(_) => Self::Node,
             ObjectName::Pod(_) => Self::Pod,
             ObjectName::Block(_) => Self::Block,
+            ObjectName::Pool(_) => Self::Pool,
         }
     }
 
@@ -132,6 +138,7 @@ impl Kind {
             Self::Node => event::<Node>(self, line),
             Self::Pod => event::<Pod>(self, line),
             Self::Block => event::<BlockAffinity>(self, line),
+            Self::Pool => event::<IpPool>(self, line),
         }
     }
 
@@ -141,6 +148,7 @@ impl Kind {
             Self::Node => page::<Node>(self, text),
             Self::Pod => page::<Pod>(self, text),
             Self::Block => page::<BlockAffinity>(self, text),
+            Self::Pool => page::<IpPool>(self, text),
         }
     }
 
@@ -150,6 +158,7 @@ impl Kind {
             Self::Node => ObjectName::Node(name),
             Self::Pod => ObjectName::Pod(PodName::new(meta.namespace.clone().unwrap_or_default(), name)),
             Self::Block => ObjectName::Block(name),
+            Self::Pool => ObjectName::Pool(name),
         }
     }
 }
@@ -168,6 +177,12 @@ impl Wire for Node {
 impl Wire for Pod {
     fn object(self) -> Object {
         Object::Pod(PodObject::from(self))
+    }
+}
+
+impl Wire for IpPool {
+    fn object(self) -> Object {
+        Object::Pool(PoolObject::from(self))
     }
 }
 

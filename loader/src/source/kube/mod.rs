@@ -163,5 +163,6 @@ fn count(objects: &Objects, kind: Kind) -> usize {
         Kind::Node => objects.nodes.len(),
         Kind::Pod => objects.pods.len(),
         Kind::Block => objects.blocks.len(),
+        Kind::Pool => objects.pools.len(),
     }
 }

@@ -142,7 +142,7 @@ impl Fake {
 
 /// Patient enough for this machine, and not for long.
 pub(super) const PATIENCE: Patience =
-    Patience { answer: Duration::from_secs(1), list: Duration::from_secs(1), silence: Duration::from_millis(1500) };
+    Patience { answer: Duration::from_secs(2), list: Duration::from_secs(5), silence: Duration::from_millis(1500) };
 
 /// A source that watches the server at an address.
 pub(super) fn source(address: SocketAddr, kept: Option<Kept<'_>>) -> KubeSource {

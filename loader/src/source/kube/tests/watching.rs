@@ -32,7 +32,7 @@ async fn a_list_is_streamed_and_followed_by_changes() {
     fake.script(Kind::Node, [Reply::Lines(first, receiver)]);
     let mut source = fake.source();
     let mut wakes = source.watch();
-    until(&mut source, "the other kinds", |source| source.known.len() == 2).await;
+    until(&mut source, "the other kinds", |source| source.known.len() == Kind::ALL.len() - 1).await;
     assert!(!is_known(&source), "half a list is none");
     while wakes.try_recv().is_ok() {}
 
@@ -85,7 +85,7 @@ async fn a_server_that_does_not_stream_lists_is_asked_for_pages() {
     let asked = fake.asked(Kind::Node);
     assert_eq!(asked.len(), 4, "{asked:?}");
     assert!(asked[3].what.ends_with("resourceVersion=5"), "{asked:?}");
-    assert!(asked[3].at - asked[0].at < Duration::from_millis(500), "without a pause: {asked:?}");
+    assert!(asked[3].at - asked[0].at < Duration::from_secs(1), "without a pause: {asked:?}");
     assert_eq!(said(&source), "");
 }
 
@@ -147,9 +147,10 @@ async fn an_error_leaves_the_last_state_in_force(code: u16, remedy: &str) {
     for part in ["nodes cannot be watched since", "not now", &code.to_string(), remedy, "the state of 20"] {
         assert!(problems.contains(part), "{part} in {problems}");
     }
-    // Three seconds of grace: 0.5, 1 and 2 s of pause, each with its chance.
     let asked = fake.asked(Kind::Node);
-    assert!(asked.len() <= 7, "{asked:?}");
+    let errors = asked[asked.len() - 1].at - asked[1].at;
+    // Pauses double, from a quarter of a second at least.
+    assert!(f64::from(u32::try_from(asked.len()).unwrap()) <= 4.0 + (errors.as_secs_f64() * 4.0).log2(), "{asked:?}");
     assert!(asked[2..].iter().all(|asked| asked.what.contains("resourceVersion=2")), "no new list: {asked:?}");
     fake.answer(Kind::Node, |_| Reply::stay(vec![node("ADDED", "b", 3)]));
     until(&mut source, "recovery", |source| nodes(source) == ["a", "b"] && source.problems().is_empty()).await;
@@ -163,7 +164,7 @@ async fn who_accepts_and_hangs_up_is_not_asked_in_a_loop() {
     until(&mut source, "the list", is_known).await;
     sleep(Duration::from_secs(3)).await;
     let asked = fake.asked(Kind::Node);
-    assert!(asked.len() <= 8, "{asked:?}");
+    assert!(asked.len() <= 12, "{asked:?}");
 }
 
 #[tokio::test]
@@ -180,7 +181,7 @@ async fn silence_is_answered_by_a_new_connection_and_goes_on_where_it_was() {
     until(&mut source, "what comes after the silence", |source| nodes(source) == ["a", "b"]).await;
     let asked = fake.asked(Kind::Node);
     let silence = asked[1].at - asked[0].at;
-    assert!(silence >= fake::PATIENCE.silence && silence < Duration::from_secs(4), "{silence:?}");
+    assert!(silence >= fake::PATIENCE.silence && silence < Duration::from_secs(10), "{silence:?}");
     assert!(asked[1].what.ends_with("resourceVersion=8"), "after the bookmark: {asked:?}");
     assert_eq!(said(&source), "", "a quiet cluster is no problem");
 }
@@ -204,7 +205,7 @@ async fn a_server_that_accepts_and_says_nothing_is_told_of() {
     let fake = Fake::start().await;
     fake.script(Kind::Node, [Reply::end(vec![node("ADDED", "a", 1), listed(2)])]);
     let mut source = fake.source();
-    until(&mut source, "a word about it", |source| said(source).contains("no answer within 1 s")).await;
+    until(&mut source, "a word about it", |source| said(source).contains("no answer within 2 s")).await;
     assert_eq!(nodes(&source), ["a"]);
 }
 
@@ -295,7 +296,7 @@ async fn without_a_server_the_next_agent_begins_with_what_the_last_one_knew() {
     let age = next.as_of().unwrap().duration_since(as_of - Duration::from_secs(1)).unwrap();
     assert!(age <= Duration::from_secs(1) && next.as_of().unwrap() <= SystemTime::now());
     until(&mut next, "a word about it", |source| said(source).contains("refused")).await;
-    assert!(said(&next).contains("nodes, pods and blockaffinities cannot be watched"), "{}", said(&next));
+    assert!(said(&next).contains("nodes, pods, blockaffinities and ippools cannot be watched"), "{}", said(&next));
     assert_eq!(nodes(&next), ["a"]);
 }
 
