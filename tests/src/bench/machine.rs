@@ -14,7 +14,7 @@ const CONGESTION: &str = "net/ipv4/tcp_congestion_control";
 /// What figures depend on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// The kernel's release.
+    /// The kernel's version, without what its builder has added.
     pub kernel: String,
     /// Its kind of CPU.
     pub architecture: &'static str,
@@ -39,7 +39,7 @@ impl Machine {
     pub(super) fn look(seat: Seat, place: &Place) -> Result<Self> {
         let read = |file: &str| fs::read_to_string(file).with_context(|| format!("reading {file}"));
         Ok(Self {
-            kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            kernel: version(&read("/proc/sys/kernel/osrelease")?),
             architecture: std::env::consts::ARCH,
             cpus: available_parallelism().context("counting CPUs")?.get(),
             cpu: seat.cpu,
@@ -51,6 +51,11 @@ impl Machine {
     }
 }
 
+/// `6.12.3` of `6.12.3-cloud-amd64`.
+fn version(release: &str) -> String {
+    release.split(['-', '+']).next().unwrap_or_default().trim().to_owned()
+}
+
 /// Sets TCP congestion control wherever loads run, if one is named.
 pub(super) fn set_congestion(places: &[&Place], name: Option<&str>) -> Result<()> {
     let Some(name) = name else { return Ok(()) };
@@ -58,4 +63,16 @@ pub(super) fn set_congestion(places: &[&Place], name: Option<&str>) -> Result<()
         wiring::set_sysctl(&place.namespace, CONGESTION, name)
             .with_context(|| format!("choosing {name} as TCP congestion control"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_builder_of_a_kernel_added_is_left_out() {
+        assert_eq!(version("6.12.3-cloud-amd64\n"), "6.12.3");
+        assert_eq!(version("7.2.0+deb13-amd64\n"), "7.2.0");
+        assert_eq!(version("5.10.0\n"), "5.10.0");
+    }
 }

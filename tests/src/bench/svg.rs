@@ -14,7 +14,7 @@ const BAR: f64 = 30.0;
 const GAP: f64 = 34.0;
 const HEIGHT: f64 = 200.0;
 const LEFT: f64 = 50.0;
-const TOP: f64 = 56.0;
+const TOP: f64 = 66.0;
 /// Between the panels, with room for the names of loads.
 const BETWEEN: f64 = 70.0;
 const BOTTOM: f64 = 40.0;
@@ -67,7 +67,7 @@ fn legend(svg: &mut String, names: &[&str]) {
 
 /// The panel's title, and a line at each quarter of the ceiling.
 fn axis(svg: &mut String, title: &str, top: f64, width: f64) {
-    text(svg, LEFT, top - 10.0, "start", &format!("{title}, share of plain host to host"));
+    text(svg, LEFT, top - 20.0, "start", &format!("{title}, share of plain host to host"));
     for quarter in 0..=4 {
         let share = f64::from(quarter) / 4.0;
         let y = top + HEIGHT * (1.0 - share);
@@ -94,4 +94,52 @@ fn bar(svg: &mut String, left: f64, top: f64, colour: &str, row: &Row) {
 
 fn text(svg: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
     let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Machine, Spread};
+
+    fn row(contender: &'static str, share: f64) -> Row {
+        let to_ceiling = Spread { lower: share, median: share, upper: share };
+        Row {
+            load: Load::Stream,
+            scope: Scope::Same,
+            contender,
+            rate: to_ceiling,
+            to_ceiling,
+            to_bridge: None,
+            to_flannel: None,
+        }
+    }
+
+    fn report(rows: Vec<Row>) -> Report {
+        let machine = Machine {
+            kernel: "6.12".to_owned(),
+            architecture: "x86_64",
+            cpus: 2,
+            cpu: 1,
+            first: true,
+            congestion: "cubic".to_owned(),
+            optimised: false,
+            load_average: "0.1".to_owned(),
+        };
+        Report { machine, rounds: 1, slice_ms: 100, absent: vec![], rows, programs: vec![] }
+    }
+
+    #[test]
+    fn each_row_is_a_bar_with_its_figure_and_the_ceiling_is_none() {
+        let empty = draw(&report(vec![]));
+        let full = draw(&report(vec![row(CEILING, 1.0), row("bridge", 0.5), row("margay", 0.75)]));
+        let bars = |svg: &str| svg.matches("<rect").count();
+        assert_eq!(bars(&full), bars(&empty) + 2);
+        assert!(full.contains(">0.75</text>") && full.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn a_bar_above_the_ceiling_stays_in_the_picture() {
+        let svg = draw(&report(vec![row("margay", 40.0)]));
+        assert!(svg.contains("height=\"220.0\"") && !svg.contains("=\"-"), "{svg}");
+    }
 }
