@@ -75,13 +75,6 @@ async fn many(control_plane: &ControlPlane) -> Result<()> {
         );
     }
     println!("{} blocks on {NODES} nodes", blocks.len());
-    let m = control_plane.kubectl_output(["get", "--raw", "/metrics"])?;
-    for l in m.lines().filter(|l| l.starts_with("apiserver_request_total") && l.contains("projectcalico")) {
-        println!("{l}");
-    }
-    for l in m.lines().filter(|l| l.starts_with("process_cpu_seconds")) {
-        println!("{l}");
-    }
 
     let began = Instant::now();
     let mut waits: Vec<Duration> =

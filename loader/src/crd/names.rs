@@ -1,7 +1,5 @@
 //! What Calico calls the objects in which it keeps addresses.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use sha3::Sha3_256;
@@ -21,14 +19,6 @@ const HASH_DIGITS: usize = 11;
 /// The name of a block's IPAMBlock: `10.244.0.0/26` is `10-244-0-0-26`.
 pub fn block(block: IpNet) -> String {
     block.to_string().replace(['.', ':', '/'], "-")
-}
-
-/// The block of an IPAMBlock of this name.
-pub fn parse_block(name: &str) -> Option<IpNet> {
-    let (address, len) = name.rsplit_once('-')?;
-    let v4: Option<std::net::Ipv4Addr> = address.replace('-', ".").parse().ok();
-    let address = v4.map(IpAddr::from).or_else(|| address.replace('-', ":").parse().ok())?;
-    IpNet::new(address, len.parse().ok()?).ok()
 }
 
 /// The name of an affinity: the node's name and the block's. One that would be too long ends in a hash of both.

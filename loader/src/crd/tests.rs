@@ -176,13 +176,6 @@ fn affinities_are_named_and_labelled_as_calicos() {
 fn names_follow_from_blocks_and_nodes() {
     assert_eq!(names::block("10.244.0.0/26".parse().unwrap()), "10-244-0-0-26");
     assert_eq!(names::block("fd00:10:244::40/122".parse().unwrap()), "fd00-10-244--40-122");
-    for block in ["10.244.0.0/26", "fd00:10:244::40/122", "1:2:3:4:5:6:7:8/128", "::/116"] {
-        let block = block.parse().unwrap();
-        assert_eq!(names::parse_block(&names::block(block)), Some(block));
-    }
-    for name in ["", "10-244-0-26", "10-244-0-0-33", "web", "10-244-0-0-x"] {
-        assert_eq!(names::parse_block(name), None, "{name}");
-    }
     assert_eq!(names::handle("k8s-pod-network.C0FFEE"), "k8s-pod-network.c0ffee");
 
     let block = "10.244.0.0/26".parse().unwrap();

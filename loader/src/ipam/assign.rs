@@ -3,33 +3,24 @@
 //!
 //! In: who asks, and the world. Out: one address, written down. Never: an address without a handle that leads to it.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
-use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::Inner;
 use super::block::{Change, Claimant, Outcome, Whose};
-use super::cidr::{self, Family};
-use super::claim::{self, Claim, Only};
+use super::cidr::Family;
+use super::claim::Claim;
 use super::error::IpamError;
 use super::handle::{Handle, Promise};
+use super::inner::{Inner, Moment};
 use super::pool::{Asking, Pool, choose};
 use super::store::Store;
 use super::world::World;
-use crate::crd::{BlockAffinity, IpamBlock, names};
-use crate::model::PrefixMap;
 
-/// How long ago another node must have claimed a block that it does not use before it may be taken from it
-/// (libcalico-go, `EmptyBlockMinReclaimAge`), so that two nodes do not take it from each other in turn.
-const RECLAIM_AGE: Duration = Duration::from_mins(1);
-/// How many blocks a node may lose to others in one search for a free one.
-const MAX_LOST_CLAIMS: usize = 32;
+/// How often others may fill a block between the look at it and the write.
+const MAX_FILLED: u32 = 100;
 
 /// One search for one address.
 pub(super) struct Search<'a, S> {
@@ -101,84 +92,61 @@ impl<'a, S: Store> Search<'a, S> {
     }
 
     async fn search(&mut self, pools: &[&Pool], family: Family) -> Result<IpAddr, IpamError> {
-        let node = Whose::Node(self.ipam.node.clone());
-        let mut tried = BTreeSet::new();
-        loop {
-            if let Some(address) = self.try_own(pools, &node, &mut tried).await? {
-                return Ok(address);
+        let since = self.ipam.moment();
+        for _ in 0..MAX_FILLED {
+            for block in self.ipam.promising(pools, &self.world.reserved).await? {
+                if let Some(address) = self.take_from_own(block).await? {
+                    return Ok(address);
+                }
             }
-            if !self.another_block(pools, &tried).await? {
-                break;
+            if !self.ipam.another_block(pools, self.world, since).await? {
+                return self.borrow(pools, family, since).await;
             }
         }
-        let rules = &self.world.config;
-        if !rules.strict_affinity
-            && let Some(address) = self.borrow(pools).await?
+        let what = format!("filling the blocks of {}", self.ipam.node);
+        Err(IpamError::Contended { what, attempts: MAX_FILLED })
+    }
+
+    async fn take_from_own(&mut self, block: IpNet) -> Result<Option<IpAddr>, IpamError> {
+        let whose = Whose::Node(self.ipam.node.clone());
+        match self.take(block, &whose).await? {
+            Took::Address(address) => return Ok(Some(address)),
+            Took::Nothing => return Ok(None),
+            Took::NoSuchBlock => {}
+        }
+        // The affinity says that the block is the node's, and it is not: claiming it mends one or the other.
+        if self.ipam.claim(block).await? == Claim::Ours
+            && let Took::Address(address) = self.take(block, &whose).await?
         {
-            return Ok(address);
+            return Ok(Some(address));
+        }
+        Ok(None)
+    }
+
+    /// Takes an address from a block of another node, or of none.
+    async fn borrow(&mut self, pools: &[&Pool], family: Family, since: Moment) -> Result<IpAddr, IpamError> {
+        let rules = &self.world.config;
+        if !rules.strict_affinity {
+            let survey = self.ipam.survey(&self.world.reserved, since).await?;
+            for block in survey.lenders(pools, |block| self.ipam.rank(&block.to_string())) {
+                self.ipam.writers.forget_older(block, survey.sequence_of(block));
+                if let Took::Address(address) = self.take(block, &Whose::Anyones).await? {
+                    return Ok(address);
+                }
+            }
         }
         let pools = pools.iter().map(|pool| pool.name.clone()).collect();
         let own_only = rules.strict_affinity || !rules.auto_allocate_blocks;
         Err(IpamError::Exhausted { family, pools, own_only })
     }
 
-    /// Sees to it that the node owns a block of these pools that was not tried yet. Answers whether it does.
-    async fn another_block(&self, pools: &[&Pool], tried: &BTreeSet<IpNet>) -> Result<bool, IpamError> {
-        // One at a time: who comes second finds the block that the first has claimed.
-        let _claiming = self.ipam.claiming.lock().await;
-        if !self.own(pools, tried).await?.is_empty() {
-            return Ok(true);
-        }
-        self.ipam.reload_own().await?;
-        if !self.own(pools, tried).await?.is_empty() {
-            return Ok(true);
-        }
-        if !self.world.config.auto_allocate_blocks {
-            return Ok(false);
-        }
-        let limit = self.world.block_limit();
-        if self.own(pools, &BTreeSet::new()).await?.len() >= limit {
-            return Err(IpamError::BlockLimit { limit });
-        }
-        Ok(self.claim_one(pools).await?.is_some())
-    }
-
-    /// Tries the node's own blocks, those first that had free addresses when they were last seen.
-    async fn try_own(
-        &mut self,
-        pools: &[&Pool],
-        node: &Whose,
-        tried: &mut BTreeSet<IpNet>,
-    ) -> Result<Option<IpAddr>, IpamError> {
-        let mut own = self.own(pools, tried).await?;
-        let seen_full = |block: &IpNet| self.ipam.writers.free_when_last_seen(*block, &self.world.reserved) == Some(0);
-        own.sort_by_key(|block| (seen_full(block), *block));
-        for block in own {
-            tried.insert(block);
-            let mut took = self.take(block, node).await?;
-            if took == Took::NoSuchBlock {
-                // The affinity says that the block is the node's, and it is not: claiming it mends one or the other.
-                match self.claim(block).await? {
-                    Claim::Ours => took = self.take(block, node).await?,
-                    Claim::Lost => self.ipam.forget_own(block).await,
-                }
-            }
-            if let Took::Address(address) = took {
-                return Ok(Some(address));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The node's own blocks of these pools that were not tried yet.
-    async fn own(&self, pools: &[&Pool], tried: &BTreeSet<IpNet>) -> Result<Vec<IpNet>, IpamError> {
-        let mut own = self.ipam.own_blocks().await?;
-        own.retain(|block| in_pools(pools, *block) && !self.world.reserved.covers(*block) && !tried.contains(block));
-        Ok(own)
-    }
-
-    /// Takes an address from a block if it has one.
+    /// Takes an address from a block if it has one. A block that has none costs no write.
     async fn take(&mut self, block: IpNet, whose: &Whose) -> Result<Took, IpamError> {
+        match self.ipam.writers.free(block, &self.world.reserved).await? {
+            None => return Ok(Took::NoSuchBlock),
+            Some(0) => return Ok(Took::Nothing),
+            Some(_) => {}
+        }
         if self.promise(block).await? == Promise::Surprise {
             if let Some(address) = self.had_before(Family::of(block.addr())).await? {
                 return Ok(Took::Address(address));
@@ -208,111 +176,28 @@ impl<'a, S: Store> Search<'a, S> {
         Ok(promise)
     }
 
-    /// Claims a block that nobody has, or one that another node has not used for a while.
-    async fn claim_one(&self, pools: &[&Pool]) -> Result<Option<IpNet>, IpamError> {
-        let mut lost = BTreeSet::new();
-        while lost.len() < MAX_LOST_CLAIMS {
-            let Some(block) = self.unclaimed(pools, &lost).await? else { break };
-            if self.claim(block).await? == Claim::Ours {
-                return Ok(Some(block));
-            }
-            lost.insert(block);
-        }
-        self.reclaim(pools).await
-    }
-
-    async fn claim(&self, block: IpNet) -> Result<Claim, IpamError> {
-        let claim = claim::claim(&self.ipam.store, &self.ipam.node, block).await?;
-        if claim == Claim::Ours {
-            info!(%block, "claimed a block");
-            self.ipam.add_own(block).await;
-        }
-        Ok(claim)
-    }
-
-    /// The first block that does not exist, from a place on that depends on the node's name, so that nodes that search
-    /// at the same time seldom meet.
-    async fn unclaimed(&self, pools: &[&Pool], lost: &BTreeSet<IpNet>) -> Result<Option<IpNet>, IpamError> {
-        let names = self.ipam.retried(|| self.ipam.store.names::<IpamBlock>()).await?;
-        let existing: PrefixMap<()> =
-            names.iter().filter_map(|name| names::parse_block(name)).map(|block| (block, ())).collect();
-        let first = self.ipam.first_place();
-        let is_free = |block: &IpNet| {
-            !lost.contains(block)
-                && !self.world.reserved.covers(*block)
-                && existing.overlapping(*block).next().is_none()
-        };
-        let mut blocks = pools.iter().flat_map(|pool| cidr::blocks_from(pool.cidr, pool.block_len, first));
-        Ok(blocks.find(is_free))
-    }
-
-    /// Takes a block from a node that owns it and does not use it.
-    async fn reclaim(&self, pools: &[&Pool]) -> Result<Option<IpNet>, IpamError> {
-        let now = Timestamp::now();
-        let old = |block: &IpamBlock| {
-            let claimed = block.spec.affinity_claim_time.as_ref();
-            claimed.is_none_or(|claimed| now.duration_since(claimed.0).unsigned_abs() >= RECLAIM_AGE)
-        };
-        for block in self.ipam.retried(|| self.ipam.store.list::<IpamBlock>()).await? {
-            let (Ok(net), Some(owner)) = (block.spec.checked(), block.spec.node()) else { continue };
-            let unused = block.spec.is_unused() && block.spec.free(&self.world.reserved) > 0;
-            if owner == self.ipam.node || !in_pools(pools, net) || !unused || !old(&block) {
-                continue;
-            }
-            let affinity = self.ipam.store.get::<BlockAffinity>(&names::affinity(owner, net)).await;
-            let Ok(Some(affinity)) = affinity else { continue };
-            let only = Only::Unused(Some(block.spec.sequence_number));
-            // Whatever goes wrong, somebody else has come first or the API server is gone; the next one may do.
-            if claim::give_up(&self.ipam.store, &affinity, only).await == Ok(true)
-                && self.claim(net).await? == Claim::Ours
-            {
-                info!(block = %net, from = owner, "took an unused block");
-                return Ok(Some(net));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Takes an address from a block of another node, or of none.
-    async fn borrow(&mut self, pools: &[&Pool]) -> Result<Option<IpAddr>, IpamError> {
-        let blocks = self.ipam.retried(|| self.ipam.store.list::<IpamBlock>()).await?;
-        let mut lenders: Vec<(bool, u64, IpNet)> = blocks
-            .iter()
-            .filter(|block| block.spec.free(&self.world.reserved) > 0)
-            .filter_map(|block| Some((block.spec.affinity.is_some(), block.spec.checked().ok()?, block)))
-            .filter(|(_, net, _)| in_pools(pools, *net))
-            .map(|(owned, net, block)| (owned, self.ipam.rank(&block.name_any()), net))
-            .collect();
-        lenders.sort();
-        for (_, _, block) in lenders {
-            if let Took::Address(address) = self.take(block, &Whose::Anyones).await? {
-                return Ok(Some(address));
-            }
-        }
-        Ok(None)
-    }
-
     async fn take_this(&mut self, address: IpAddr) -> Result<IpAddr, IpamError> {
         let pool = self.world.pool_of(address).ok_or(IpamError::OutsidePools { address })?;
-        let block = self.ipam.block_with(pool, address).await?;
+        // An existing block, whatever its size, or the one that is to be made.
+        let survey = self.ipam.survey(&self.world.reserved, self.ipam.moment()).await?;
+        let existing = survey.block_with(address);
+        let block = existing.or_else(|| pool.block_of(address)).ok_or(IpamError::OutsidePools { address })?;
         let whose =
             if self.world.config.strict_affinity { Whose::Node(self.ipam.node.clone()) } else { Whose::Anyones };
         // Twice at most: before and after the block is made.
         for _ in 0..2 {
-            self.promise(block).await?;
+            if self.promise(block).await? == Promise::Surprise {
+                self.promise(block).await?;
+            }
             let change = Change::This { address, to: Arc::clone(&self.who), whose: whose.clone() };
             match self.ipam.writers.change(block, change).await? {
                 Outcome::Has(address) => return Ok(address),
                 Outcome::Taken(by) => return Err(IpamError::Taken { address, by }),
                 Outcome::NotOurs(owner) => return Err(IpamError::NotOurs { address, owner }),
                 Outcome::Broken(what) => return Err(IpamError::Broken { block, what }),
-                _ => drop(self.claim(block).await?),
+                _ => drop(self.ipam.claim(block).await?),
             }
         }
         Err(IpamError::Contended { what: format!("claiming {block}"), attempts: 2 })
     }
-}
-
-fn in_pools(pools: &[&Pool], block: IpNet) -> bool {
-    pools.iter().any(|pool| pool.cidr.contains(&block))
 }

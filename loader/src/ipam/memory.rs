@@ -141,10 +141,6 @@ impl Store for MemoryStore {
         Ok(self.all())
     }
 
-    async fn names<K: Object>(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.list::<K>().await?.iter().map(kube::ResourceExt::name_any).collect())
-    }
-
     async fn create<K: Object>(&self, object: &K) -> Result<K, StoreError> {
         let name = object.name_any();
         self.write::<K, _>("create", &name, |all| {

@@ -19,6 +19,7 @@ pub mod cidr;
 pub mod claim;
 mod error;
 pub mod handle;
+mod inner;
 #[cfg(test)]
 mod memory;
 pub mod pool;
@@ -26,34 +27,30 @@ pub mod reserved;
 pub mod retry;
 pub mod selector;
 pub mod store;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod tunnel;
 mod world;
 mod writer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
-use sha1::{Digest as _, Sha1};
 
 use self::assign::Search;
 use self::block::{Change, Claimant, Outcome};
 pub use self::cidr::Family;
 pub use self::error::IpamError;
 use self::handle::Handle;
-use self::pool::{Asking, Pool, Use};
-use self::retry::Retry;
-use self::store::{KubeStore, Store, StoreError};
-use self::world::{World, Worlds};
-use self::writer::Writers;
-use crate::crd::{BlockAffinity, IpamBlock, names};
-use crate::model::PrefixMap;
+use self::inner::Inner;
+use self::pool::{Asking, Use};
+use self::store::{KubeStore, Store};
+use self::world::World;
 use crate::object::PodName;
 
 /// The name of the network in the handles of pods: `name` of Calico's CNI configuration.
@@ -78,21 +75,6 @@ pub struct PodRequest {
 
 /// Gives addresses to one node's pods and takes them back. Clones share what they know.
 pub struct Ipam<S = KubeStore>(Arc<Inner<S>>);
-
-struct Inner<S> {
-    store: S,
-    node: String,
-    worlds: Worlds<S>,
-    writers: Writers<S>,
-    /// This node's confirmed blocks, as far as they have been read.
-    own: tokio::sync::Mutex<Option<Vec<IpNet>>>,
-    /// Held while a block is claimed.
-    claiming: tokio::sync::Mutex<()>,
-    /// The handles that this process has made and not yet taken back.
-    handles: Mutex<HashMap<String, Handle<S>>>,
-    /// Held by who gives to a handle or takes from it.
-    busy: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
-}
 
 // === impl PodRequest ===
 
@@ -127,17 +109,7 @@ impl Ipam {
 impl<S: Store> Ipam<S> {
     /// For a node, through a store.
     pub fn with_store(store: S, node: impl Into<String>) -> Self {
-        let node = node.into();
-        Self(Arc::new(Inner {
-            worlds: Worlds::new(store.clone(), node.clone()),
-            writers: Writers::new(store.clone()),
-            own: tokio::sync::Mutex::default(),
-            claiming: tokio::sync::Mutex::default(),
-            handles: Mutex::default(),
-            busy: Mutex::default(),
-            store,
-            node,
-        }))
+        Self(Arc::new(Inner::new(store, node.into())))
     }
 
     /// Gives a pod its addresses, as /32 or /128: those of `request.addresses`, or one of each of its families. Asked
@@ -274,127 +246,6 @@ impl<S: Store> Inner<S> {
         }
         Ok(addresses)
     }
-
-    async fn namespace_labels(&self, world: &World, name: &str) -> Result<BTreeMap<String, String>, IpamError> {
-        if name.is_empty() || world.pools.iter().all(Pool::takes_any_namespace) {
-            return Ok(BTreeMap::new());
-        }
-        let namespace = self.retried(|| self.store.get::<Namespace>(name)).await?;
-        Ok(namespace.and_then(|namespace| namespace.metadata.labels).unwrap_or_default())
-    }
-
-    async fn release(&self, id: &str) -> Result<Vec<IpAddr>, IpamError> {
-        let mut handle = self.forget_handle(id);
-        if !handle.exists() {
-            handle.refresh().await?;
-        }
-        let mut released = Vec::new();
-        let mut retry = Retry::default();
-        while handle.exists() {
-            for block in handle.blocks() {
-                let change = Change::TakeBack { handle: handle.id().to_owned() };
-                match self.writers.change(block, change).await? {
-                    Outcome::TakenBack(addresses) => released.extend(addresses),
-                    Outcome::Broken(what) => return Err(IpamError::Broken { block, what }),
-                    _ => {}
-                }
-            }
-            if !handle.delete().await? {
-                retry.after(StoreError::Conflict(format!("IPAMHandle {id}"))).await?;
-            }
-        }
-        Ok(released)
-    }
-
-    async fn of_handle(&self, block: IpNet, handle: &str) -> Result<Vec<IpAddr>, IpamError> {
-        let block = self.retried(|| writer::read(&self.store, block)).await?;
-        Ok(block.map(|block| block.spec.of_handle(handle)).unwrap_or_default())
-    }
-
-    /// The block in which an address of a pool is: an existing one, whatever its size, or the one that is to be made.
-    async fn block_with(&self, pool: &Pool, address: IpAddr) -> Result<IpNet, IpamError> {
-        let names = self.retried(|| self.store.names::<IpamBlock>()).await?;
-        let existing: PrefixMap<()> = names.iter().filter_map(|n| names::parse_block(n)).map(|b| (b, ())).collect();
-        let existing = existing.longest_match(address).map(|(block, ())| block);
-        existing.or_else(|| pool.block_of(address)).ok_or(IpamError::OutsidePools { address })
-    }
-
-    /// Reads something, a few times if the API server does not answer.
-    async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
-        &self,
-        read: impl Fn() -> F,
-    ) -> Result<T, IpamError> {
-        let mut retry = Retry::default();
-        loop {
-            match read().await {
-                Ok(value) => return Ok(value),
-                Err(error) => retry.after(error).await?,
-            }
-        }
-    }
-
-    async fn own_blocks(&self) -> Result<Vec<IpNet>, IpamError> {
-        let mut own = self.own.lock().await;
-        if own.is_none() {
-            let affinities = self.retried(|| self.store.list::<BlockAffinity>()).await?;
-            let ours = affinities.iter().filter(|a| a.spec.node == self.node && a.spec.is_confirmed());
-            *own = Some(ours.filter_map(|affinity| affinity.spec.block()).collect());
-        }
-        Ok(own.clone().unwrap_or_default())
-    }
-
-    async fn reload_own(&self) -> Result<(), IpamError> {
-        *self.own.lock().await = None;
-        self.own_blocks().await.map(drop)
-    }
-
-    async fn add_own(&self, block: IpNet) {
-        let mut own = self.own.lock().await;
-        let own = own.get_or_insert_default();
-        if !own.contains(&block) {
-            own.push(block);
-        }
-    }
-
-    async fn forget_own(&self, block: IpNet) {
-        if let Some(own) = self.own.lock().await.as_mut() {
-            own.retain(|own| *own != block);
-        }
-    }
-
-    fn known_handle(&self, id: &str) -> Handle<S> {
-        lock(&self.handles).get(id).cloned().unwrap_or_else(|| Handle::new(self.store.clone(), id))
-    }
-
-    fn remember(&self, handle: Handle<S>) {
-        lock(&self.handles).insert(handle.id().to_owned(), handle);
-    }
-
-    fn forget_handle(&self, id: &str) -> Handle<S> {
-        lock(&self.handles).remove(id).unwrap_or_else(|| Handle::new(self.store.clone(), id))
-    }
-
-    fn busy(&self, handle: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut all = lock(&self.busy);
-        if let Some(busy) = all.get(handle).and_then(Weak::upgrade) {
-            return busy;
-        }
-        all.retain(|_, busy| busy.strong_count() > 0);
-        let busy = Arc::default();
-        all.insert(handle.to_owned(), Arc::downgrade(&busy));
-        busy
-    }
-
-    /// Where this node begins to search in a pool.
-    fn first_place(&self) -> u128 {
-        u128::from(self.rank(""))
-    }
-
-    /// A number that depends on this node's name and on `name`, so that different nodes prefer different things.
-    fn rank(&self, name: &str) -> u64 {
-        let digest = Sha1::digest(format!("{}/{name}", self.node));
-        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
-    }
 }
 
 /// A time as Go writes it, and Calico into the attribute `timestamp`: `2026-01-02 03:04:05.123456789 +0000 UTC`.
@@ -411,8 +262,4 @@ async fn detached<T: Send + 'static>(
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(IpamError::Unreachable("the agent stops".to_owned())),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -62,9 +62,6 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// All objects of a kind, in all namespaces.
     fn list<K: Object>(&self) -> impl Future<Output = Result<Vec<K>, StoreError>> + Send;
 
-    /// The names of all objects of a kind.
-    fn names<K: Object>(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
-
     /// Makes an object.
     fn create<K: Object>(&self, object: &K) -> impl Future<Output = Result<K, StoreError>> + Send;
 
@@ -116,11 +113,6 @@ impl Store for KubeStore {
     async fn list<K: Object>(&self) -> Result<Vec<K>, StoreError> {
         let all = call(|| listing::<K>(), self.api::<K>().list(&ListParams::default())).await?;
         Ok(all.items)
-    }
-
-    async fn names<K: Object>(&self) -> Result<Vec<String>, StoreError> {
-        let all = call(|| listing::<K>(), self.api::<K>().list_metadata(&ListParams::default())).await?;
-        Ok(all.items.into_iter().filter_map(|object| object.metadata.name).collect())
     }
 
     async fn create<K: Object>(&self, object: &K) -> Result<K, StoreError> {

@@ -12,10 +12,11 @@ use kube::ResourceExt as _;
 
 use super::assign::Search;
 use super::block::Claimant;
+use super::inner::Inner;
 use super::pool::{Asking, Use, choose};
 use super::store::Store;
 use super::world::World;
-use super::{Family, Inner, Ipam, IpamError, detached};
+use super::{Family, Ipam, IpamError, detached};
 
 // === impl Family ===
 

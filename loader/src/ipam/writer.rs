@@ -31,7 +31,9 @@ pub struct Writers<S> {
 #[derive(Default)]
 struct Writer {
     waiting: Mutex<Vec<(Change, oneshot::Sender<Answer>)>>,
-    known: tokio::sync::Mutex<Option<IpamBlock>>,
+    /// Held while the block is read and written.
+    writing: tokio::sync::Mutex<()>,
+    known: Mutex<Option<Arc<IpamBlock>>>,
 }
 
 // === impl Writers ===
@@ -55,11 +57,42 @@ impl<S: Store> Writers<S> {
         outcome.await.unwrap_or_else(|_stopped| Err(IpamError::Unreachable(format!("writing {block}: stopped"))))
     }
 
-    /// How many addresses were free when the block was last seen; `None` if it was not, or is being written.
+    /// How many addresses were free when the block was last seen, if it was.
     pub fn free_when_last_seen(&self, block: IpNet, reserved: &Reserved) -> Option<usize> {
+        self.writer(block).known().map(|block| block.spec.free(reserved))
+    }
+
+    /// How many addresses are free, as far as is known; `None` if there is no such block.
+    ///
+    /// # Errors
+    /// Nothing is known, and the block cannot be read.
+    pub async fn free(&self, block: IpNet, reserved: &Reserved) -> Result<Option<usize>, IpamError> {
         let writer = self.writer(block);
-        let known = writer.known.try_lock().ok()?;
-        known.as_ref().map(|block| block.spec.free(reserved))
+        let mut retry = Retry::default();
+        loop {
+            let known = writer.known();
+            if known.is_some() {
+                return Ok(known.map(|block| block.spec.free(reserved)));
+            }
+            let _alone = writer.writing.lock().await;
+            if writer.known().is_some() {
+                continue;
+            }
+            match read(&self.store, block).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(block)) => *lock(&writer.known) = Some(Arc::new(block)),
+                Err(error) => retry.after(error).await?,
+            }
+        }
+    }
+
+    /// Forgets what is known of a block that has been seen with this sequence number, or seen to be gone, if that is newer.
+    pub fn forget_older(&self, block: IpNet, seen: Option<u64>) {
+        let writer = self.writer(block);
+        let mut known = lock(&writer.known);
+        if known.as_ref().is_some_and(|block| seen.is_none_or(|seen| seen > block.spec.sequence_number)) {
+            *known = None;
+        }
     }
 
     fn writer(&self, block: IpNet) -> Arc<Writer> {
@@ -71,12 +104,12 @@ impl<S: Store> Writers<S> {
 
 impl Writer {
     async fn write_waiting<S: Store>(&self, store: &S, block: IpNet) {
-        let mut known = self.known.lock().await;
+        let _alone = self.writing.lock().await;
         let (changes, answers): (Vec<Change>, Vec<_>) = std::mem::take(&mut *lock(&self.waiting)).into_iter().unzip();
         if changes.is_empty() {
             return;
         }
-        match write(store, block, &mut known, &changes).await {
+        match self.write(store, block, &changes).await {
             // Who waits no longer needs no answer.
             Ok(outcomes) => {
                 answers.into_iter().zip(outcomes).for_each(|(answer, outcome)| drop(answer.send(Ok(outcome))));
@@ -84,42 +117,42 @@ impl Writer {
             Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
         }
     }
-}
 
-/// Makes all changes in one write, again and again until it is the first.
-async fn write<S: Store>(
-    store: &S,
-    net: IpNet,
-    known: &mut Option<IpamBlock>,
-    changes: &[Change],
-) -> Result<Vec<Outcome>, IpamError> {
-    let mut retry = Retry::default();
-    loop {
-        let remembered = known.is_some();
-        let block = match known.take() {
-            Some(block) => Ok(Some(block)),
-            None => read(store, net).await,
-        };
-        let mut block = match block {
-            Ok(Some(block)) => block,
-            Ok(None) => return Ok(vec![Outcome::NoBlock; changes.len()]),
-            Err(error) => {
-                retry.after(error).await?;
+    /// Makes all changes in one write, again and again until it is the first.
+    async fn write<S: Store>(&self, store: &S, net: IpNet, changes: &[Change]) -> Result<Vec<Outcome>, IpamError> {
+        let mut retry = Retry::default();
+        loop {
+            let known = self.known();
+            let remembered = known.is_some();
+            let block = match known {
+                Some(block) => Ok(Some(Arc::unwrap_or_clone(block))),
+                None => read(store, net).await,
+            };
+            let mut block = match block {
+                Ok(Some(block)) => block,
+                Ok(None) => return Ok(vec![Outcome::NoBlock; changes.len()]),
+                Err(error) => {
+                    retry.after(error).await?;
+                    continue;
+                }
+            };
+            let applied: Vec<Applied> = changes.iter().map(|change| block.spec.apply(change)).collect();
+            if remembered && applied.iter().any(|one| !one.write) {
+                // What would be refused is refused by the block as it is now, or not at all.
+                *lock(&self.known) = None;
                 continue;
             }
-        };
-        let applied: Vec<Applied> = changes.iter().map(|change| block.spec.apply(change)).collect();
-        if remembered && applied.iter().any(|one| !one.write) {
-            continue; // What would be refused is refused by the block as it is now, or not at all.
-        }
-        let written = if applied.iter().any(|one| one.write) { save(store, block).await } else { Ok(Some(block)) };
-        match written {
-            Ok(block) => {
-                *known = block;
-                return Ok(applied.into_iter().map(|one| one.outcome).collect());
+            let written = if applied.iter().any(|one| one.write) { save(store, block).await } else { Ok(Some(block)) };
+            *lock(&self.known) = written.as_ref().ok().cloned().flatten().map(Arc::new);
+            match written {
+                Ok(_) => return Ok(applied.into_iter().map(|one| one.outcome).collect()),
+                Err(error) => retry.after(error).await?,
             }
-            Err(error) => retry.after(error).await?,
         }
+    }
+
+    fn known(&self) -> Option<Arc<IpamBlock>> {
+        lock(&self.known).clone()
     }
 }
 

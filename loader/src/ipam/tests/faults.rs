@@ -2,6 +2,7 @@
 
 use super::memory::Fault;
 use super::*;
+use crate::ipam::store::StoreError;
 
 /// The calls of a pod's life that may go wrong.
 const CALLS: [(&str, &str); 13] = [

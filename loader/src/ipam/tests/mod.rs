@@ -14,7 +14,8 @@ use kube::api::ObjectMeta;
 
 use super::memory::MemoryStore;
 use super::*;
-use crate::crd::{IpPool, IpPoolSpec, IpamConfig, IpamConfigSpec, IpamHandle};
+use crate::crd::{BlockAffinity, IpPool, IpPoolSpec, IpamBlock, IpamConfig, IpamConfigSpec, IpamHandle, names};
+use crate::model::PrefixMap;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -1,5 +1,7 @@
 //! Where addresses come from, in a small world in memory.
 
+use k8s_openapi::api::core::v1::Namespace;
+
 use super::*;
 use crate::crd::{AffinityState, IpReservation, IpReservationSpec, IpamBlockSpec};
 use crate::ipam::world::WORLD_AGE_MAX;
