@@ -137,7 +137,8 @@ impl Cluster {
                 return Ok(began.elapsed());
             }
             if began.elapsed() > limit {
-                bail!("{what}: not within {} s: {seen:?}", limit.as_secs());
+                let seen: String = format!("{seen:?}").chars().take(3000).collect();
+                bail!("{what}: not within {} s: {seen}", limit.as_secs());
             }
             // Without a hint: the agent comes by from time to time too.
             let _ = timeout(Duration::from_secs(1), self.wakes.recv()).await;

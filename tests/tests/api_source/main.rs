@@ -188,7 +188,7 @@ async fn without_permission_nothing_is_known_until_it_is_given() -> Result<()> {
     let mut cluster = Cluster::with(&control_plane, &kubeconfig, None, patience()).await?;
     cluster.until("a word about it", LONG, |seen| seen.said("is forbidden: User \"margay\"")).await?;
     ensure!(!cluster.seen().known, "nothing is known");
-    let rule = "--resource=nodes,pods,blockaffinities.crd.projectcalico.org";
+    let rule = "--resource=nodes,pods,blockaffinities.crd.projectcalico.org,ippools.crd.projectcalico.org";
     cluster.define_blocks().await?;
     control_plane.kubectl_output(["create", "clusterrole", "margay", "--verb=list,watch", rule])?;
     control_plane.kubectl_output([

@@ -29,6 +29,11 @@ pub(super) enum Ask {
         /// The version.
         since: String,
     },
+    /// Which version the server is at: a watch from there on has said nothing at all.
+    Version {
+        /// Where we are.
+        since: String,
+    },
 }
 
 /// What an event means.
@@ -57,7 +62,7 @@ pub(super) struct Cursor {
 /// The first pause after a failure, before chance lengthens or shortens it by up to a half.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause, likewise: how late we can notice that the server is back.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// The shortest pause when the server asked for one (429).
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// The pause after the end of a watch that worked, at most: a server that stops ends all watches at once.
@@ -98,14 +103,13 @@ impl Cursor {
                 self.listed(version);
                 Heard::Complete
             }
-            (Event::Bookmark { version, .. }, Ask::Changes { since }) if is_older(&version, since) => {
-                let said = format!("its state is at version {version}, and was at {since} before");
-                Heard::Over(Failure::new(Reason::Older, said))
-            }
-            (Event::Bookmark { version, .. }, Ask::Changes { since }) => {
-                *since = version;
-                Heard::Nothing
-            }
+            (Event::Bookmark { version, .. }, Ask::Changes { since }) => match check(&version, since) {
+                Ok(()) => {
+                    *since = version;
+                    Heard::Nothing
+                }
+                Err(failure) => Heard::Over(failure),
+            },
             (Event::Bookmark { .. }, _) => Heard::Nothing,
         }
     }
@@ -125,6 +129,27 @@ impl Cursor {
         self.pause(lived, chance)
     }
 
+    /// A watch for changes that had `lived` so long has not even said a bookmark. Mostly, nothing happens and the server does
+    /// not say so; but one whose database was set back waits until it has caught up with us. How long to wait.
+    pub(super) fn silent(&mut self, lived: Duration, chance: f64) -> Duration {
+        let pause = self.ended(lived, chance);
+        if let Ask::Changes { since } = &self.ask {
+            self.ask = Ask::Version { since: since.clone() };
+        }
+        pause
+    }
+
+    /// The server is at this version.
+    ///
+    /// # Errors
+    /// That is one from the past.
+    pub(super) fn checked(&mut self, version: &str) -> Result<(), Failure> {
+        let Ask::Version { since } = &self.ask else { return Ok(()) };
+        check(version, since)?;
+        self.ask = Ask::Changes { since: since.clone() };
+        Ok(())
+    }
+
     /// A request, or a watch that had `lived` so long, has failed. How long to wait; `chance` is in 0..1.
     pub(super) fn failed(&mut self, reason: Reason, lived: Duration, chance: f64) -> Duration {
         match (reason, &self.ask) {
@@ -134,7 +159,7 @@ impl Cursor {
                 self.ask = Ask::Pages;
                 return Duration::ZERO;
             }
-            (Reason::Gone | Reason::Unknown, Ask::Changes { since }) => {
+            (Reason::Gone | Reason::Unknown, Ask::Changes { since } | Ask::Version { since }) => {
                 self.ask = Ask::Stream { no_older_than: Some(since.clone()) };
             }
             // It says that what we have is from the future: what it has now is the truth.
@@ -176,6 +201,15 @@ impl Cursor {
 fn exponential(n: u32, longest: Duration, chance: f64) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(n.saturating_sub(1)));
     doubled.min(longest).mul_f64(0.5 + chance)
+}
+
+/// Refuses a version that comes before the one that we are at.
+fn check(version: &str, since: &str) -> Result<(), Failure> {
+    if is_older(version, since) {
+        let said = format!("its state is at version {version}, and was at {since} before");
+        return Err(Failure::new(Reason::Older, said));
+    }
+    Ok(())
 }
 
 /// Whether one version comes before another. They are numbers, which is promised since Kubernetes 1.35 and was so before;

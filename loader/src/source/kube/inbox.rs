@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::failure::Failure;
 use super::kind::{Change, Kind};
@@ -19,6 +19,8 @@ use crate::object::{Object, ObjectName, Objects};
 pub(super) struct Inbox {
     content: Mutex<Content>,
     wake: mpsc::Sender<()>,
+    /// Watches that wait for the server to be back.
+    recovered: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -60,12 +62,14 @@ impl Inbox {
     pub(super) fn new() -> (Self, mpsc::Receiver<()>) {
         // One place: a hint that nobody has taken yet stands for all that follow.
         let (wake, receiver) = mpsc::channel(1);
-        (Self { content: Mutex::default(), wake }, receiver)
+        (Self { content: Mutex::default(), wake, recovered: Notify::new() }, receiver)
     }
 
-    /// A complete list of one kind.
-    pub(super) fn complete(&self, kind: Kind, objects: BTreeMap<ObjectName, Change>) {
-        self.content().news.complete(kind, objects);
+    /// A complete list of one kind, as it is now.
+    pub(super) fn complete(&self, kind: Kind, objects: BTreeMap<ObjectName, Change>, now: SystemTime) {
+        let mut content = self.content();
+        content.news.complete(kind, objects);
+        self.healthy(content, kind, now);
         self.wake();
     }
 
@@ -77,10 +81,20 @@ impl Inbox {
 
     /// The server has said something, and be it that nothing has changed.
     pub(super) fn answered(&self, kind: Kind, now: SystemTime) {
-        let recovered = self.content().health.entry(kind).or_default().answered(now);
-        if recovered {
+        self.healthy(self.content(), kind, now);
+    }
+
+    fn healthy(&self, mut content: MutexGuard<'_, Content>, kind: Kind, now: SystemTime) {
+        if content.health.entry(kind).or_default().answered(now) {
+            drop(content);
             self.wake();
+            self.recovered.notify_waiters();
         }
+    }
+
+    /// Until the server has answered a watch that had been failing.
+    pub(super) async fn recovery(&self) {
+        self.recovered.notified().await;
     }
 
     /// It has not.

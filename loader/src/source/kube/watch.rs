@@ -24,7 +24,7 @@ use super::connect::Patience;
 use super::cursor::{Ask, Cursor, Heard};
 use super::failure::{Failure, Reason};
 use super::inbox::Inbox;
-use super::kind::{Change, Kind};
+use super::kind::{Change, Kind, Page};
 use crate::object::ObjectName;
 
 /// Makes a client.
@@ -36,14 +36,23 @@ const PAGE: u32 = 500;
 /// Kubernetes clients do it, so that watches spread over the servers again.
 const WATCH_SECS: u32 = 300;
 
+/// When one watch has found the server, the others follow after about this time.
+const TOGETHER: Duration = Duration::from_millis(500);
+
 /// How a request came to its end.
 enum End {
-    /// The list is complete; go on with the changes.
-    Listed,
+    /// What was asked for is there; go on with the changes.
+    Asked,
     /// The watch is over, as watches are.
     Closed,
     /// Nothing was heard for a while, which may be because nothing happened.
-    Quiet,
+    Quiet(Before),
+}
+
+/// What was heard of a watch before it went quiet.
+enum Before {
+    Something,
+    Nothing,
 }
 
 /// One kind's watch.
@@ -75,7 +84,10 @@ impl Watch {
     pub(super) async fn run(mut self) {
         loop {
             let pause = self.once().await;
-            sleep(pause).await;
+            // Whoever finds that the server is back tells the others; not all of them to come in the same moment.
+            if timeout(pause, self.inbox.recovery()).await.is_ok() {
+                sleep(pause.min(TOGETHER.mul_f64(0.5 + chance()))).await;
+            }
         }
     }
 
@@ -85,12 +97,15 @@ impl Watch {
         let end = self.request().await;
         let lived = started.elapsed();
         match end {
-            Ok(End::Listed) => Duration::ZERO,
+            Ok(End::Asked) => Duration::ZERO,
             Ok(End::Closed) => self.cursor.ended(lived, chance()),
-            Ok(End::Quiet) => {
+            Ok(End::Quiet(before)) => {
                 // Perhaps it is the connection.
                 self.client = None;
-                self.cursor.ended(lived, chance())
+                match before {
+                    Before::Something => self.cursor.ended(lived, chance()),
+                    Before::Nothing => self.cursor.silent(lived, chance()),
+                }
             }
             Err(failure) => self.failed(failure, lived),
         }
@@ -120,7 +135,6 @@ impl Watch {
     fn absent(&mut self) {
         if self.cursor.is_absent(self.some_known) {
             self.complete(BTreeMap::new());
-            self.inbox.answered(self.kind, SystemTime::now());
         }
     }
 
@@ -133,7 +147,7 @@ impl Watch {
 
     fn complete(&mut self, objects: BTreeMap<ObjectName, Change>) {
         self.some_known = !objects.is_empty();
-        self.inbox.complete(self.kind, objects);
+        self.inbox.complete(self.kind, objects, SystemTime::now());
     }
 
     async fn request(&mut self) -> Result<End, Failure> {
@@ -150,6 +164,7 @@ impl Watch {
                 self.stream(&client, no_older_than.as_deref().unwrap_or_default(), true).await
             }
             Ask::Changes { since } => self.stream(&client, &since, false).await,
+            Ask::Version { .. } => self.version(&client).await,
         }
     }
 
@@ -168,6 +183,7 @@ impl Watch {
         self.answered();
         let mut list = BTreeMap::new();
         let mut line = Vec::new();
+        let mut before = Before::Nothing;
         loop {
             line.clear();
             let listing = matches!(self.cursor.ask(), Ask::Stream { .. });
@@ -175,10 +191,13 @@ impl Watch {
             match timeout(patience, lines.read_until(b'\n', &mut line)).await {
                 Ok(Ok(0)) if listing => return Err(Failure::new(Reason::Garbled, "the list broke off")),
                 Ok(Ok(0)) => return Ok(End::Closed),
-                Ok(Ok(_)) => self.line(&line, &mut list)?,
+                Ok(Ok(_)) => {
+                    self.line(&line, &mut list)?;
+                    before = Before::Something;
+                }
                 Ok(Err(error)) => return Err(broken(&error)),
                 Err(_elapsed) if listing => return Err(silent(patience)),
-                Err(_elapsed) => return Ok(End::Quiet),
+                Err(_elapsed) => return Ok(End::Quiet(before)),
             }
         }
     }
@@ -211,19 +230,31 @@ impl Watch {
         params.field_selector = self.kind.field_selector().map(str::to_owned);
         let mut list = BTreeMap::new();
         loop {
-            let request = Request::new(self.kind.path()).list(&params).map_err(malformed)?;
-            let text = in_time(self.patience.list, client.request_text(request)).await?;
-            let text = text.map_err(|error| Failure::of(&error))?;
-            let page = self.kind.page(&text).map_err(|error| Failure::new(Reason::Garbled, error))?;
+            let page = self.page(client, &params).await?;
             list.extend(page.objects);
             params.continue_token = page.more;
             if params.continue_token.is_none() {
                 self.complete(list);
                 self.cursor.listed(page.version);
                 self.answered();
-                return Ok(End::Listed);
+                return Ok(End::Asked);
             }
         }
+    }
+
+    /// Asks at which version the server is.
+    async fn version(&mut self, client: &Client) -> Result<End, Failure> {
+        let page = self.page(client, &ListParams::default().limit(1)).await?;
+        self.cursor.checked(&page.version)?;
+        self.answered();
+        Ok(End::Asked)
+    }
+
+    async fn page(&self, client: &Client, params: &ListParams) -> Result<Page, Failure> {
+        let request = Request::new(self.kind.path()).list(params).map_err(malformed)?;
+        let text = in_time(self.patience.list, client.request_text(request)).await?;
+        let text = text.map_err(|error| Failure::of(&error))?;
+        self.kind.page(&text).map_err(|error| Failure::new(Reason::Garbled, error))
     }
 }
 

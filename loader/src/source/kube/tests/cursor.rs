@@ -108,6 +108,23 @@ fn a_bookmark_from_the_past_ends_the_watch() {
 }
 
 #[test]
+fn after_a_watch_that_said_nothing_at_all_the_server_is_asked_where_it_is() {
+    let minute = Duration::from_secs(60);
+    let mut cursor = at("10");
+    cursor.silent(minute, MIDDLE);
+    let version = Ask::Version { since: "10".to_owned() };
+    assert_eq!(*cursor.ask(), version);
+    cursor.failed(Reason::Unreachable, NO_TIME, MIDDLE);
+    assert_eq!(*cursor.ask(), version, "asked again");
+    cursor.checked("12").unwrap();
+    assert_eq!(*cursor.ask(), changes("10"), "where we are, and not where it is: there may be changes between");
+    cursor.silent(minute, MIDDLE);
+    assert_eq!(cursor.checked("9").unwrap_err().reason, Reason::Older);
+    cursor.failed(Reason::Older, NO_TIME, MIDDLE);
+    assert_eq!(*cursor.ask(), stream(None));
+}
+
+#[test]
 fn errors_within_a_watch_are_told_apart() {
     let table = [(410, Reason::Gone), (401, Reason::Unauthorized), (500, Reason::Server), (429, Reason::Busy)];
     for (code, reason) in table {
@@ -120,12 +137,12 @@ fn errors_within_a_watch_are_told_apart() {
 }
 
 #[test]
-fn pauses_double_up_to_half_a_minute_and_no_further() {
+fn pauses_double_up_to_a_quarter_of_a_minute_and_no_further() {
     let mut cursor = Cursor::new();
     let pauses: Vec<_> = (0..9).map(|_| cursor.failed(Reason::Unreachable, NO_TIME, MIDDLE).as_secs_f32()).collect();
-    assert_eq!(pauses, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
+    assert_eq!(pauses, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0, 16.0]);
     for _ in 0..100 {
-        assert_eq!(cursor.failed(Reason::Unreachable, NO_TIME, MIDDLE), Duration::from_secs(30));
+        assert_eq!(cursor.failed(Reason::Unreachable, NO_TIME, MIDDLE), Duration::from_secs(16));
     }
 }
 
@@ -179,7 +196,7 @@ fn lists_that_fail_late_are_not_asked_for_sooner() {
     let mut cursor = Cursor::new();
     let hour = Duration::from_secs(3600);
     let pauses: Vec<_> = (0..7).map(|_| cursor.failed(Reason::Garbled, hour, MIDDLE).as_secs()).collect();
-    assert_eq!(pauses.last(), Some(&30), "a relist costs the server most of all: {pauses:?}");
+    assert_eq!(pauses.last(), Some(&16), "a relist costs the server most of all: {pauses:?}");
 }
 
 #[test]

@@ -210,6 +210,42 @@ async fn a_server_that_accepts_and_says_nothing_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_set_back_and_waits_until_it_has_caught_up_is_found_out() {
+    let fake = Fake::start().await;
+    fake.answer(Kind::Node, |asked| match asked {
+        _ if asked.contains("limit=1") => Reply::Status(
+            200,
+            r#"{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"50"},"items":[]}"#.to_owned(),
+        ),
+        _ if asked.ends_with("resourceVersion=90") => Reply::stay(Vec::new()),
+        _ => Reply::end(vec![node("ADDED", "a", 90), listed(90)]),
+    });
+    let mut source = fake.source();
+    until(&mut source, "the list", |source| nodes(source) == ["a"]).await;
+    until(&mut source, "the question", |_| fake.asked(Kind::Node).iter().any(|a| a.what.contains("limit=1"))).await;
+    fake.answer(Kind::Node, |_| Reply::stay(vec![node("ADDED", "b", 50), listed(50)]));
+    until(&mut source, "the world as it is now", |source| nodes(source) == ["b"]).await;
+}
+
+#[tokio::test]
+async fn when_one_watch_finds_the_server_the_others_follow() {
+    let fake = Fake::start().await;
+    for kind in Kind::ALL {
+        fake.answer(kind, |_| Reply::error(500, "not now"));
+    }
+    let mut source = fake.source();
+    until(&mut source, "five tries each", |_| Kind::ALL.iter().all(|kind| fake.asked(*kind).len() >= 5)).await;
+    // Now each of them waits for 4 to 12 s.
+    for kind in Kind::ALL {
+        fake.answer(kind, |_| Reply::stay(vec![listed(1)]));
+    }
+    until(&mut source, "all", is_known).await;
+    let last = |kind: &Kind| fake.asked(*kind).last().map(|asked| asked.at).unwrap_or_default();
+    let (first, last) = (Kind::ALL.iter().map(last).min().unwrap(), Kind::ALL.iter().map(last).max().unwrap());
+    assert!(last - first < Duration::from_secs(2), "{first:?} {last:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_was_set_back_is_believed() {
     let fake = Fake::start().await;
     fake.script(

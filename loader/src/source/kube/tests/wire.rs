@@ -1,6 +1,7 @@
 //! From bytes to objects.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use super::super::inbox::Inbox;
 use super::super::kept::{Kept, Rhythm};
@@ -109,13 +110,13 @@ fn news_change_what_they_are_about_and_nothing_else() {
 
     // A list that says what was known: nothing has changed.
     let pods = [put(pod("one", "node-a", ["10.0.0.1"])), put(pod("two", "node-a", ["10.0.0.2"]))];
-    inbox.complete(Kind::Pod, pods.into());
+    inbox.complete(Kind::Pod, pods.into(), SystemTime::now());
     assert!(!read(&inbox, &mut objects));
     assert_eq!(objects, a_cluster());
 
     // A list takes away what it does not name, but of its kind only; what is heard after it counts after it.
     inbox.change(pod_name(), Change::Deleted);
-    inbox.complete(Kind::Pod, [put(pod("one", "node-a", ["10.0.0.9"]))].into());
+    inbox.complete(Kind::Pod, [put(pod("one", "node-a", ["10.0.0.9"]))].into(), SystemTime::now());
     let (name, change) = put(pod("three", "node-a", ["10.0.0.3"]));
     inbox.change(name, change);
     assert!(read(&inbox, &mut objects));
@@ -133,7 +134,7 @@ fn what_becomes_unreadable_stays_as_it_was() {
     let mut objects = a_cluster();
     let mut unreadable = BTreeMap::new();
     let name = ObjectName::Pod(PodName::new("default", "one"));
-    inbox.complete(Kind::Pod, [(name.clone(), Change::Unreadable("no".to_owned()))].into());
+    inbox.complete(Kind::Pod, [(name.clone(), Change::Unreadable("no".to_owned()))].into(), SystemTime::now());
     assert!(inbox.take().0.apply(&mut objects, &mut unreadable));
     assert_eq!(objects.pods.len(), 1, "the other is gone");
     assert_eq!(unreadable, [(name.clone(), "no".to_owned())].into());
