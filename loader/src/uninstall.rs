@@ -10,7 +10,7 @@ use crate::{
         attach,
         pins::{PinDir, remove_tree},
     },
-    host::Host,
+    host::{Host, nat},
     names::WORKLOAD_PREFIX,
     state::StateDir,
 };
@@ -44,6 +44,9 @@ pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<
     match host.ensure_routes(&Default::default(), None).await? {
         0 => {}
         routes => removed.push(format!("{routes} routes")),
+    }
+    if nat::remove().await? {
+        removed.push(format!("the nftables table {}", nat::TABLE));
     }
     if host.remove_overlay().await? {
         removed.push(format!("the device {}", margay_maps::overlay::DEVICE));

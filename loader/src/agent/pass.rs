@@ -29,7 +29,11 @@ use crate::{
         attach::{Depth, Known},
     },
     health::Health,
-    host::{Host, HostError, sysctl},
+    host::{
+        Host, HostError,
+        nat::{self, NatError, NatTable},
+        sysctl,
+    },
     model::Model,
     plan::{self, Attachment, HostView, Options, Plan},
     problem::Problem,
@@ -48,6 +52,7 @@ pub(super) struct Agent {
     pub(super) passes: u64,
     pub(super) health: Health,
     host: Host,
+    nat: NatTable,
     cni: Arc<Server>,
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
     readiness: watch::Sender<Readiness>,
@@ -95,6 +100,7 @@ impl Agent {
             passes: 0,
             health,
             host,
+            nat: NatTable::default(),
             cni,
             cni_requests: Some(cni_requests),
             readiness,
@@ -232,6 +238,9 @@ impl Agent {
         if let Err(e) = self.host.ensure_routes(&plan.host_routes, overlay_index(&view)).await {
             problems.push(host_problem("the host's routes", &e));
         }
+        if let Err(e) = self.nat.ensure(plan.nat.as_ref(), depth).await {
+            problems.push(nat_problem(&plan, &e));
+        }
         self.in_force = in_force(&plan, &self.known.attached);
         self.readiness.send_replace(Readiness { ready: true, mtu: plan.config.overlay_mtu });
         self.known.view = view;
@@ -318,6 +327,12 @@ fn overlay_index(view: &HostView) -> Option<u32> {
 
 fn host_problem(object: &str, error: &HostError) -> Problem {
     Problem::new(object, error.to_string(), "see the agent's log; it tries again")
+}
+
+/// Where nothing is to be translated, what is wrong is a table of before that cannot be taken away.
+fn nat_problem(plan: &Plan, error: &NatError) -> Problem {
+    let remedy = if plan.nat.is_some() { error.remedy() } else { "delete it by hand (nft delete table ip margay)" };
+    Problem::new(format!("nftables table {}", nat::TABLE), error.to_string(), remedy)
 }
 
 /// The interfaces that have both an address in the maps and all of their programs.

@@ -1,0 +1,245 @@
+//! The nftables table `ip margay`: what leaves the cluster gets the node's address.
+//!
+//! In: a plan's [`Nat`]. Out: a table that says just that, made anew in one transaction whenever it differs; connections that
+//! are translated already go on meanwhile. Never: a table of another name, and nft is not started while no pool asks for
+//! translation.
+//!
+//! nft prints a table in its own words, which differ from version to version. So what is compared is not what was asked
+//! for, but what nft said right after the table was made.
+
+use std::{collections::BTreeSet, fmt::Write as _, io, process::Stdio, time::Duration};
+
+use ipnet::IpNet;
+use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tracing::{info, warn};
+
+use crate::{datapath::attach::Depth, names::WORKLOAD_PREFIX, plan::Nat};
+
+/// The table, as nft names it.
+pub const TABLE: &str = "ip margay";
+
+/// How long nft may take. It waits for the kernel alone, and for nobody's lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// nft could not do it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NatError {
+    /// There is no nft.
+    #[error("there is no program nft here")]
+    Missing,
+    /// It did not end, or could not be started.
+    #[error("running nft: {0}")]
+    Run(String),
+    /// It said no.
+    #[error("{doing}: nft says: {said}")]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// The first line of what it said.
+        said: String,
+    },
+}
+
+// === impl NatError ===
+
+impl NatError {
+    /// What to do.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Missing => {
+                "install nftables on this node (the image of Margay has it); until then pods of pools with natOutgoing \
+                 reach nobody outside of the cluster"
+            }
+            Self::Run(_) => "see the agent's log; it tries again",
+            Self::Refused { .. } => {
+                "see whether this kernel has nf_tables, nft_chain_nat and nft_masq (modprobe); the agent tries again"
+            }
+        }
+    }
+}
+
+/// The table, and what is known of it.
+#[derive(Debug, Default)]
+pub struct NatTable {
+    seen: Seen,
+}
+
+#[derive(Debug, Default)]
+enum Seen {
+    /// Nothing is known: an earlier agent may have left a table.
+    #[default]
+    Nothing,
+    /// There is none.
+    Absent,
+    /// It was made for this, and this is how nft lists it.
+    Made { nat: Nat, listing: String },
+    /// Making it for this, or deleting it, failed.
+    Failed { wanted: Option<Nat>, error: NatError },
+}
+
+// === impl NatTable ===
+
+impl NatTable {
+    /// Makes the table say what is wanted. A look at what is there, and another try after one that failed, only at the depth of
+    /// `Everything`. Says whether anything had to be done.
+    ///
+    /// # Errors
+    /// There is no nft, or it fails; what was in force stays in force.
+    pub async fn ensure(&mut self, wanted: Option<&Nat>, depth: Depth) -> Result<bool, NatError> {
+        match &self.seen {
+            Seen::Absent if wanted.is_none() => return Ok(false),
+            Seen::Made { nat, .. } if depth == Depth::Changes && Some(nat) == wanted => return Ok(false),
+            Seen::Failed { wanted: before, error } if depth == Depth::Changes && before.as_ref() == wanted => {
+                return Err(error.clone());
+            }
+            _ => {}
+        }
+        match mend(wanted, &self.seen).await {
+            Ok((seen, changed)) => {
+                self.seen = seen;
+                Ok(changed)
+            }
+            Err(error) => {
+                self.seen = Seen::Failed { wanted: wanted.cloned(), error: error.clone() };
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What is there afterwards, and whether it was something else before.
+async fn mend(wanted: Option<&Nat>, seen: &Seen) -> Result<(Seen, bool), NatError> {
+    let Some(nat) = wanted else { return Ok((Seen::Absent, remove().await?)) };
+    if let Seen::Made { nat: made, listing } = seen
+        && made == nat
+    {
+        let now = list().await?;
+        if now.as_ref() == Some(listing) {
+            return Ok((Seen::Made { nat: nat.clone(), listing: listing.clone() }, false));
+        }
+        warn!("somebody has changed or deleted the nftables table {TABLE}: making it anew");
+    }
+    Ok((make(nat).await?, true))
+}
+
+async fn make(nat: &Nat) -> Result<Seen, NatError> {
+    nft("making the table", &["-f", "-"], &script(nat)).await?;
+    info!(table = TABLE, sources = list_of(&nat.sources), pools = list_of(&nat.pools), "translating");
+    // Gone again already: the next look finds that it differs.
+    let listing = list().await?.unwrap_or_default();
+    Ok(Seen::Made { nat: nat.clone(), listing })
+}
+
+/// Deletes the table, if there is one. Says whether there was.
+///
+/// # Errors
+/// nft fails. That there is none, or a kernel without nf_tables, is no error: then there is no table.
+pub async fn remove() -> Result<bool, NatError> {
+    match list().await {
+        Ok(Some(_)) => {}
+        Ok(None) | Err(NatError::Missing | NatError::Refused { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    nft("deleting the table", &["-f", "-"], &format!("delete table {TABLE}\n")).await?;
+    info!(table = TABLE, "deleted");
+    Ok(true)
+}
+
+/// The table as nft lists it; `None` where there is none.
+async fn list() -> Result<Option<String>, NatError> {
+    match nft("listing the table", &["list", "table", "ip", "margay"], "").await {
+        Ok(listing) => Ok(Some(listing)),
+        // strerror(ENOENT), in the language that `nft` is started with.
+        Err(NatError::Refused { said, .. }) if said.contains("No such file or directory") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn nft(doing: &'static str, arguments: &[&str], input: &str) -> Result<String, NatError> {
+    let run = async {
+        let mut command = Command::new("nft");
+        command.args(arguments).env("LC_ALL", "C").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that does not read says why on its way out.
+            drop(stdin.write_all(input.as_bytes()).await);
+        }
+        child.wait_with_output().await
+    };
+    let output = match timeout(PATIENCE, run).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Err(NatError::Missing),
+        Ok(Err(e)) => return Err(NatError::Run(e.to_string())),
+        Err(_elapsed) => return Err(NatError::Run(format!("it did not end within {PATIENCE:?}"))),
+    };
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let said = text.lines().next().unwrap_or("nothing").trim().to_owned();
+        return Err(NatError::Refused { doing, said });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The transaction that puts the table in place of whatever is there. (Declaring it first keeps `delete` from failing where
+/// there is none.)
+///
+/// Pods' packets to pods are no business of it, whatever address these have: what leaves by a pod's interface or the overlay
+/// stays in the cluster. Ports are chosen at random, since two connections that choose the same one at the same moment
+/// would lose a packet.
+fn script(nat: &Nat) -> String {
+    let Nat { sources, pools } = nat;
+    let mut text = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+    for (name, ranges) in [("sources", sources), ("pools", pools)] {
+        // Writing into a String does not fail.
+        let _ = write!(
+            text,
+            "\tset {name} {{\n\t\ttype ipv4_addr\n\t\tflags interval\n\t\telements = {{ {} }}\n\t}}\n",
+            list_of(ranges)
+        );
+    }
+    let overlay = margay_maps::overlay::DEVICE;
+    let _ = write!(
+        text,
+        "\tchain postrouting {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n\
+         \t\tip saddr @sources ip daddr != @pools oifname != \"{overlay}\" oifname != \"{WORKLOAD_PREFIX}*\" \
+         masquerade fully-random\n\t}}\n}}\n"
+    );
+    text
+}
+
+fn list_of(ranges: &BTreeSet<IpNet>) -> String {
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_replaces_whatever_there_was_in_one_transaction() {
+        let ranges = |ranges: &[&str]| ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let nat = Nat { sources: ranges(&["10.1.0.0/16"]), pools: ranges(&["10.1.0.0/16", "10.4.0.0/16"]) };
+        let expected = "\
+table ip margay
+delete table ip margay
+table ip margay {
+	set sources {
+		type ipv4_addr
+		flags interval
+		elements = { 10.1.0.0/16 }
+	}
+	set pools {
+		type ipv4_addr
+		flags interval
+		elements = { 10.1.0.0/16, 10.4.0.0/16 }
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr @sources ip daddr != @pools oifname != \"vxlan.calico\" oifname != \"cali*\" masquerade fully-random
+	}
+}
+";
+        assert_eq!(script(&nat), expected);
+    }
+}
