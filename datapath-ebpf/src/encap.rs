@@ -1,6 +1,9 @@
 //! VXLAN by hand (RFC 7348): the outer header in one piece, written and read.
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::{
+    bindings::bpf_redir_neigh,
+    helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh},
+};
 use margay_maps::{Config, DropReason, Features, Outcome, Route, overlay};
 use network_types::{eth::EthHdr, ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
 
@@ -36,6 +39,9 @@ pub const VXLAN_VNI_VALID: u8 = 0x08;
 
 /// The time to live of the outer packet; what Linux gives its own tunnels' packets as well (`IPDEFTTL`).
 const OUTER_TTL: u8 = 64;
+
+/// The address family of a neighbour's IPv4 address (include/linux/socket.h).
+const AF_INET: u32 = 2;
 
 /// The first of the ports that RFC 7348, section 5, recommends as source ports: 49152 to 65535.
 const FIRST_PORT: u16 = 0xc000;
@@ -80,9 +86,23 @@ pub fn send(packet: &mut Packet, ip: &Ipv4, route: &Route, config: &Config) -> R
     Ipv4::decrement_ttl(packet, EthHdr::LEN)?;
     packet.grow(OVERHEAD, config.features.has(Features::ENCAP_L2_ETH))?;
     write(packet, ip.tos, hash, route, config)?;
-    // SAFETY: a plain call; without parameters the kernel looks up the next hop of the outer destination itself.
-    let action = unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) };
-    Ok(Verdict::redirect(Outcome::Encapsulated, action))
+    Ok(Verdict::redirect(Outcome::Encapsulated, hand_over(route)))
+}
+
+/// Hands the packet to the neighbour that the route names. Without one the kernel looks it up, for each packet.
+#[inline(always)]
+fn hand_over(route: &Route) -> i64 {
+    if !route.next_hop.is_v4() {
+        // SAFETY: a plain call.
+        return unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) };
+    }
+    // SAFETY: plain integers, for which zero is valid.
+    let mut neighbour: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    neighbour.nh_family = AF_INET;
+    neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(route.next_hop.v4());
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: `neighbour` is as long as the size given.
+    unsafe { bpf_redirect_neigh(route.ifindex, &raw mut neighbour, size, 0) }
 }
 
 /// Writes the header into the room that has been made for it.

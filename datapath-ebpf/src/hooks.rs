@@ -91,7 +91,7 @@ fn to_host(packet: &mut Packet, ip: &Ipv4) -> Result<Verdict, DropReason> {
 /// To a pod of another node, or to that node itself.
 #[inline(always)]
 fn to_node(packet: &mut Packet, ip: &Ipv4, route: &Route) -> Result<Verdict, DropReason> {
-    if ip.dst == route.node {
+    if u32::from_ne_bytes(ip.dst.v4()) == u32::from_ne_bytes(route.node.v4()) {
         refuse_overlay(packet, ip)?;
     }
     let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
@@ -269,11 +269,20 @@ fn read_overlay(packet: &mut Packet, config: &Config) -> Option<Overlay> {
         return None;
     }
     let [_, a, b, c] = config.vni.to_be_bytes();
-    if vxlan.flags & VXLAN_VNI_VALID == 0 || vxlan.vni != [a, b, c] {
+    let [x, y, z] = vxlan.vni;
+    if vxlan.flags & VXLAN_VNI_VALID == 0 || (x, y, z) != (a, b, c) {
         return None;
     }
-    let is_plain = inner.ether_type == ETHER_IPV4 && inner.dst_addr == config.mac.bytes && ip.tos & ECN_CE != ECN_CE;
+    let is_plain = inner.ether_type == ETHER_IPV4 && same_mac(inner.dst_addr, config.mac) && ip.tos & ECN_CE != ECN_CE;
     Some(Overlay { sender: Addr::from_v4(ip.src_addr), is_plain })
+}
+
+/// Whether the frame is for this MAC. In words: the compiler would call a loop over bytes.
+#[inline(always)]
+fn same_mac([a, b, c, d, e, f]: [u8; 6], mac: Mac) -> bool {
+    let [u, v, w, x, y, z] = mac.bytes;
+    u32::from_ne_bytes([a, b, c, d]) == u32::from_ne_bytes([u, v, w, x])
+        && u16::from_ne_bytes([e, f]) == u16::from_ne_bytes([y, z])
 }
 
 /// Whether room can be made with the newest flags: `TC_ACT_SHOT` if not.

@@ -30,6 +30,9 @@ crate::contract! {
         pub ifindex: u32,
         /// [`RouteKind::Remote`]: the node's address, the outer destination. Unspecified otherwise.
         pub node: Addr,
+        /// [`RouteKind::Remote`]: the neighbour on the uplink that packets to the node are handed to: the node itself, or
+        /// the gateway to it. Unspecified: the kernel looks it up for each packet. Unspecified otherwise.
+        pub next_hop: Addr,
         /// [`RouteKind::Remote`]: the MAC of that node's overlay device, the inner destination MAC. Zero otherwise.
         pub mac: Mac,
         /// Always zero.
@@ -37,6 +40,6 @@ crate::contract! {
     }
 }
 
-const _: () = assert!(size_of::<Route>() == 32);
+const _: () = assert!(size_of::<Route>() == 48);
 // The value of an LPM trie stands behind the key's 16 bytes (kernel/bpf/lpm_trie.c).
 const _: () = assert!(align_of::<Route>() <= 4);

@@ -12,7 +12,7 @@ struct Bpffs(PathBuf);
 impl Bpffs {
     fn mount(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("margay-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(&dir).expect("a temporary directory");
         let data: Option<&str> = None;
         mount(Some("bpf"), &dir, Some("bpf"), MsFlags::empty(), data).expect("mounting a bpffs needs root");
         Self(dir)
@@ -21,8 +21,8 @@ impl Bpffs {
 
 impl Drop for Bpffs {
     fn drop(&mut self) {
-        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
-        std::fs::remove_dir(&self.0).unwrap();
+        umount2(&self.0, MntFlags::MNT_DETACH).expect("unmounting the test's own bpffs");
+        std::fs::remove_dir(&self.0).expect("removing an empty directory");
     }
 }
 

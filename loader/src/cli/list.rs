@@ -59,28 +59,30 @@ struct RouteRow {
     prefix: String,
     kind: RouteKind,
     node: Option<Addr>,
+    next_hop: Option<Addr>,
     interface: Option<String>,
     ifindex: u32,
     mac: Option<Mac>,
 }
 
 impl Row for RouteRow {
-    const HEAD: &'static [&'static str] = &["prefix", "kind", "node", "interface", "overlay mac"];
+    const HEAD: &'static [&'static str] = &["prefix", "kind", "node", "next hop", "interface", "overlay mac"];
     fn cells(&self) -> Vec<String> {
-        let Self { prefix, kind, node, interface, ifindex: _, mac } = self;
-        vec![prefix.clone(), kind.to_string(), or_dash(node), or_dash(interface), or_dash(mac)]
+        let Self { prefix, kind, node, next_hop, interface, ifindex: _, mac } = self;
+        vec![prefix.clone(), kind.to_string(), or_dash(node), or_dash(next_hop), or_dash(interface), or_dash(mac)]
     }
 }
 
 pub(super) fn routes(pins: &PinDir, format: Format) -> Result<u8> {
     let mut entries = open(pins)?.routes.entries()?;
     entries.sort_by_key(|(key, _)| (key.addr, key.prefix_len));
-    let row = |(key, Route { kind, ifindex, node, mac, pad: _ }): (margay_maps::PrefixKey, Route)| {
+    let row = |(key, Route { kind, ifindex, node, next_hop, mac, pad: _ }): (margay_maps::PrefixKey, Route)| {
         let remote = kind == RouteKind::Remote;
         RouteRow {
             prefix: key.to_string(),
             kind,
             node: remote.then_some(node),
+            next_hop: remote.then_some(next_hop),
             interface: interface_name(ifindex),
             ifindex,
             mac: remote.then_some(mac),

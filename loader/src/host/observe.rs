@@ -129,16 +129,34 @@ fn fib_route(route: &RouteMessage) -> Option<FibRoute> {
         return None;
     }
     let mut ifindex = None;
+    let mut gateway = None;
     let mut metric = 0;
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::MultiPath(hops) => ifindex = ifindex.or(hops.first().map(|h| h.interface_index)),
+            RouteAttribute::Gateway(via) => gateway = address_of(via),
+            RouteAttribute::MultiPath(hops) => {
+                // Of several ways the first is as good as any; it is the whole way or none.
+                let Some(hop) = hops.first() else { continue };
+                ifindex = Some(hop.interface_index);
+                gateway = hop.attributes.iter().find_map(|a| match a {
+                    RouteAttribute::Gateway(via) => address_of(via),
+                    _ => None,
+                });
+            }
             RouteAttribute::Priority(priority) => metric = *priority,
             _ => {}
         }
     }
-    Some(FibRoute { dst: destination(route)?, ifindex: ifindex?, metric })
+    Some(FibRoute { dst: destination(route)?, ifindex: ifindex?, gateway, metric })
+}
+
+fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
 }
 
 /// The route's destination; the default route has no attribute for it.

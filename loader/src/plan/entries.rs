@@ -48,6 +48,7 @@ pub(super) fn routes(context: &Context<'_>, peers: &[Peer<'_>]) -> BTreeMap<Pref
         kind: RouteKind::Remote,
         ifindex: peer.ifindex,
         node: peer.address.into(),
+        next_hop: peer.next_hop.into(),
         mac: peer.node.overlay_mac,
         ..Route::default()
     };

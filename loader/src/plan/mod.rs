@@ -74,6 +74,8 @@ pub struct FibRoute {
     pub dst: IpNet,
     /// The interface it leaves by.
     pub ifindex: u32,
+    /// The gateway; `None`: the destination itself is the neighbour.
+    pub gateway: Option<IpAddr>,
     /// Its metric; lower wins among equal prefixes.
     pub metric: u32,
 }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::HostView;
 use super::build::Context;
 use super::devices;
+use super::{FibRoute, HostView};
 use crate::model::{self, PrefixMap};
 use crate::problem::Problem;
 
@@ -18,6 +18,8 @@ pub(super) struct Peer<'a> {
     pub address: IpAddr,
     /// The uplink that leads to it.
     pub ifindex: u32,
+    /// The neighbour on it: the node itself, or a gateway.
+    pub next_hop: IpAddr,
     /// Addresses of its pods outside its own blocks, each as a prefix of full length.
     pub strays: Vec<IpNet>,
 }
@@ -41,7 +43,10 @@ pub(super) fn find<'a>(context: &Context<'a>, problems: &mut Vec<Problem>) -> Ve
             continue;
         };
         match ways.longest_match(address) {
-            Some((_, (_, ifindex))) => peers.push(Peer { node, address, ifindex: *ifindex, strays }),
+            Some((_, way)) => {
+                let next_hop = way.gateway.unwrap_or(address);
+                peers.push(Peer { node, address, ifindex: way.ifindex, next_hop, strays });
+            }
             None => problems.push(Problem::new(
                 format!("Node {name}"),
                 format!("this machine has no route to its address {address}; its pods are out of reach"),
@@ -63,14 +68,23 @@ pub(super) fn v4_blocks(node: &model::Node) -> impl Iterator<Item = IpNet> {
     node.blocks.iter().copied().filter(|block| block.addr().is_ipv4())
 }
 
-/// What the kernel's routes say about where other machines are: metric and interface by destination. Among equal destinations
+/// How another machine is reached; the least one is the kernel's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    metric: u32,
+    ifindex: u32,
+    gateway: Option<IpAddr>,
+}
+
+/// What the kernel's routes say about where other machines are: the way by destination. Among equal destinations
 /// the lower metric wins, as in the kernel, then the lower index. Routes by pods' interfaces and by the overlay lead to
 /// no machine.
-fn ways(host: &HostView) -> PrefixMap<(u32, u32)> {
+fn ways(host: &HostView) -> PrefixMap<Way> {
     let mut ways = PrefixMap::default();
     for route in &host.fib {
         let usable = host.interfaces.get(&route.ifindex).is_some_and(|interface| devices::leads_out(&interface.name));
-        let way = (route.metric, route.ifindex);
+        let FibRoute { dst: _, ifindex, gateway, metric } = *route;
+        let way = Way { metric, ifindex, gateway };
         if usable && ways.get(route.dst).is_none_or(|best| way < *best) {
             ways.insert(route.dst, way);
         }

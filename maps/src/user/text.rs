@@ -212,10 +212,11 @@ impl Serialize for Route {
             kind: RouteKind,
             ifindex: u32,
             node: Addr,
+            next_hop: Addr,
             mac: Mac,
         }
-        let Self { kind, ifindex, node, mac, pad: _ } = *self;
-        View { kind, ifindex, node, mac }.serialize(s)
+        let Self { kind, ifindex, node, next_hop, mac, pad: _ } = *self;
+        View { kind, ifindex, node, next_hop, mac }.serialize(s)
     }
 }
 

@@ -68,8 +68,14 @@ pub fn fill(maps: &Maps, features: Features) -> Result<()> {
     maps.endpoints.insert(&NODE.into(), &host)?;
 
     maps.nodes.insert(&OTHER_NODE.into(), &Node { mac: OTHER_OVERLAY_MAC, pad: [0; 2] })?;
-    let remote =
-        Route { kind: RouteKind::Remote, ifindex: 1, node: OTHER_NODE.into(), mac: OTHER_OVERLAY_MAC, pad: [0; 2] };
+    let remote = Route {
+        kind: RouteKind::Remote,
+        ifindex: 1,
+        node: OTHER_NODE.into(),
+        next_hop: OTHER_NODE.into(),
+        mac: OTHER_OVERLAY_MAC,
+        pad: [0; 2],
+    };
     maps.routes.insert(&block(Ipv4Addr::new(10, 244, 1, 0)), &Route::default())?;
     maps.routes.insert(&block(Ipv4Addr::new(10, 244, 2, 0)), &remote)?;
     maps.routes.insert(&PrefixKey::host(OTHER_NODE.into()), &remote)?;

@@ -55,7 +55,8 @@ fn blocks_and_nodes_are_routed() {
         )
     );
     let mac = Mac { bytes: [0x66, 0, 0, 0, 0, 0x0b] };
-    let remote = Route { kind: RouteKind::Remote, ifindex: 2, node: addr("192.0.2.2"), mac, ..Route::default() };
+    let node = addr("192.0.2.2");
+    let remote = Route { kind: RouteKind::Remote, ifindex: 2, node, next_hop: node, mac, ..Route::default() };
     assert_eq!(route(&plan, "10.0.2.0/24"), Some(remote));
     assert_eq!(route(&plan, "10.0.1.0/24"), Some(Route::default()));
     assert_eq!(plan.nodes, BTreeMap::from([(addr("192.0.2.2"), Node { mac, ..Node::default() })]));

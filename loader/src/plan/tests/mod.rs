@@ -35,7 +35,7 @@ fn interface(name: &str, mtu: u32) -> Interface {
 }
 
 fn fib(dst: &str, ifindex: u32, metric: u32) -> FibRoute {
-    FibRoute { dst: net(dst), ifindex, metric }
+    FibRoute { dst: net(dst), ifindex, gateway: None, metric }
 }
 
 /// A host with `lo` (1), `eth0` (2, has `address`, leads to 192.0.2.0/24), `eth1` (3, leads nowhere), and the interfaces of these pods.

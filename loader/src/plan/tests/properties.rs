@@ -37,6 +37,7 @@ fn any_cluster() -> impl Strategy<Value = (Vec<Object>, HostView)> {
         pod(&format!("p{name}"), &format!("n{on}"), [&format!("10.0.{block}.{host}")]).into()
     });
     let route = (0..4_u8, 24..=32_u8, 1..4_u32, 0..3_u32).prop_map(|(host, len, ifindex, metric)| FibRoute {
+        gateway: None,
         dst: IpNet::new([192, 0, 2, host].into(), len).unwrap().trunc(),
         ifindex,
         metric,
