@@ -42,10 +42,18 @@ pub fn goals(outcomes: &[Outcome]) -> String {
             format!("{}, {against}", outcome.goal.load.title()),
             format!("{:.2}", outcome.goal.at_least),
             outcome.found.map_or("-".to_owned(), |found| format!("{found:.2}")),
-            if outcome.is_reached() { "reached" } else { "MISSED" }.to_owned(),
+            verdict(outcome).to_owned(),
         ]);
     }
     table.render()
+}
+
+fn verdict(outcome: &Outcome) -> &'static str {
+    match outcome.found {
+        None => "not measured",
+        Some(_) if outcome.is_reached() => "reached",
+        Some(_) => "MISSED",
+    }
 }
 
 fn machine(machine: &Machine, rounds: usize, slice_ms: u64) -> String {

@@ -17,10 +17,10 @@ use super::interrupt;
 ///
 /// Builds the same two nodes for each contender and runs the same loads on all, in slices of about 100 ms in turn. Only
 /// ratios to plain host-to-host traffic of the same moment are compared, so it may run beside other work. Takes about
-/// three minutes.
+/// four minutes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Fewer slices: half a minute, and wider spreads
+    /// Fewer slices: about a minute, and wider spreads
     #[arg(long)]
     quick: bool,
     /// Only this contender beside the ceiling; may be given several times
