@@ -20,7 +20,7 @@ use self::pass::Agent;
 use crate::{
     datapath::attach::Depth,
     host::Host,
-    source::{Keep, SourceConfig},
+    source::{Keep, Source, SourceConfig},
     state::StateDir,
 };
 
@@ -80,6 +80,7 @@ pub async fn run(config: AgentConfig) -> Result<()> {
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut agent = Agent::start(config, state)?;
     let mut source_changes = agent.source.watch();
+    settle(&*agent.source).await;
     let mut cni_requests = agent.serve_cni()?;
     info!(node = agent.config.node_name, "agent started");
     let mut calm = Instant::now();
@@ -117,6 +118,18 @@ pub async fn run(config: AgentConfig) -> Result<()> {
     agent.source.keep(&agent.state, Keep::Last)?;
     info!("agent stops; the datapath stays in force");
     Ok(())
+}
+
+/// How long the first pass waits for the source.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Gives the source the moment that it needs to say what there is: the first pass is not to undo for it what an earlier
+/// agent did.
+async fn settle(source: &dyn Source) {
+    let deadline = Instant::now() + SETTLE_PATIENCE;
+    while !source.is_settled() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// `event`, but not before `calm`.

@@ -106,6 +106,11 @@ impl Source for DirSource {
         self.watch()
     }
 
+    /// Files are there when they are read.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     /// Manifests are few and change seldom: at once.
     fn keep(&mut self, state: &StateDir, _keep: Keep) -> Result<(), StateError> {
         if self.unkept {

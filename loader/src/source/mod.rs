@@ -59,6 +59,10 @@ pub trait Source: Send {
     /// Says when reading again is worth while. To be called once.
     fn watch(&mut self) -> mpsc::Receiver<()>;
 
+    /// Whether there is nothing to be had by waiting a moment: all that is there has been heard, or some of it cannot be had
+    /// now. Whoever acts before knows less than it could, or only what an earlier process knew.
+    fn is_settled(&self) -> bool;
+
     /// Writes down what is known, for the next process.
     ///
     /// # Errors

@@ -4,14 +4,14 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use kube::{
     Api, Client, Resource as _,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
 use margay_lab::kubernetes::ControlPlane;
@@ -40,6 +40,8 @@ pub enum KindName {
     Pod,
     /// BlockAffinity.
     Block,
+    /// IPPool.
+    Pool,
 }
 
 /// What the source says.
@@ -193,23 +195,30 @@ impl Cluster {
         Ok(())
     }
 
-    /// Defines BlockAffinities, and waits until there can be some.
-    pub async fn define_blocks(&self) -> Result<()> {
-        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds/blockaffinities.yaml");
-        let definition: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file)?)?;
+    /// Defines the custom resources, and waits until there can be some.
+    pub async fn define_kinds(&self) -> Result<()> {
+        for kind in [KindName::Block, KindName::Pool] {
+            self.define(&resource(kind).plural).await?;
+            let began = Instant::now();
+            while self.api(kind).list(&ListParams::default()).await.is_err() {
+                if began.elapsed() > Duration::from_secs(60) {
+                    bail!("{kind:?} was defined, and is not there");
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn define(&self, plural: &str) -> Result<()> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../deploy/crds/{plural}.yaml"));
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let definition: DynamicObject = serde_saphyr::from_str(&text)?;
+        let name = definition.meta().name.clone().context("the definition has a name")?;
         let crd = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &ApiResource::from_gvk(&crd));
-        let object: DynamicObject = serde_json::from_value(definition)?;
-        let name = object.meta().name.clone().context("the definition has a name")?;
         let params = PatchParams::apply("margay-tests");
-        api.patch(&name, &params, &Patch::Apply(&object)).await.context("defining BlockAffinities")?;
-        let began = Instant::now();
-        while self.api(KindName::Block).list(&Default::default()).await.is_err() {
-            if began.elapsed() > Duration::from_secs(60) {
-                bail!("BlockAffinities were defined, and are not there");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        api.patch(&name, &params, &Patch::Apply(&definition)).await.with_context(|| format!("defining {name}"))?;
         Ok(())
     }
 
@@ -228,7 +237,7 @@ impl Cluster {
     fn api(&self, kind: KindName) -> Api<DynamicObject> {
         match kind {
             KindName::Pod => Api::namespaced_with(self.client.clone(), "default", &resource(kind)),
-            KindName::Node | KindName::Block => Api::all_with(self.client.clone(), &resource(kind)),
+            KindName::Node | KindName::Block | KindName::Pool => Api::all_with(self.client.clone(), &resource(kind)),
         }
     }
 }
@@ -243,9 +252,11 @@ fn resource(kind: KindName) -> ApiResource {
     match kind {
         KindName::Node => ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Node")),
         KindName::Pod => ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod")),
-        KindName::Block => {
-            let gvk = GroupVersionKind::gvk("crd.projectcalico.org", "v1", "BlockAffinity");
-            ApiResource::from_gvk_with_plural(&gvk, "blockaffinities")
-        }
+        KindName::Block => calico("BlockAffinity", "blockaffinities"),
+        KindName::Pool => calico("IPPool", "ippools"),
     }
+}
+
+fn calico(kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("crd.projectcalico.org", "v1", kind), plural)
 }

@@ -56,7 +56,7 @@ async fn objects_appear_change_and_disappear_within_milliseconds() -> Result<()>
     println!("from the API's answer to the source: median {median:?}, worst {worst:?} of {}", took.len());
     ensure!(median < Duration::from_millis(20), "median {median:?}");
 
-    cluster.define_blocks().await?;
+    cluster.define_kinds().await?;
     cluster.create_block("n-10-0-0-0-26", "10.0.0.0/26", "n").await?;
     let took =
         cluster.until("a kind that was defined later", LONG, |seen| seen.blocks.contains_key("n-10-0-0-0-26")).await?;
@@ -71,7 +71,7 @@ async fn objects_appear_change_and_disappear_within_milliseconds() -> Result<()>
 async fn a_server_that_is_killed_and_started_again_loses_nothing() -> Result<()> {
     let control_plane = start("api_source_restart")?;
     let mut cluster = Cluster::of(&control_plane, patience()).await?;
-    cluster.define_blocks().await?;
+    cluster.define_kinds().await?;
     cluster.create_node("a", "192.0.2.1").await?;
     cluster.create_block("a-10-0-0-0-26", "10.0.0.0/26", "a").await?;
     cluster.until("both", LONG, |seen| seen.nodes.len() == 1 && seen.blocks.len() == 1).await?;
@@ -166,7 +166,7 @@ async fn servers_that_do_not_stream_lists_or_have_no_watch_cache_do_too() -> Res
     for flag in ["--feature-gates=WatchList=false", "--watch-cache=false"] {
         let control_plane = block_in_place(|| ControlPlane::builder("api_source_old").api_server_flag(flag).start())?;
         let mut cluster = Cluster::of(&control_plane, patience()).await?;
-        cluster.define_blocks().await?;
+        cluster.define_kinds().await?;
         cluster.create_node("a", "192.0.2.1").await?;
         cluster.until("the node", LONG, |seen| seen.nodes.len() == 1).await?;
         cluster.delete(KindName::Node, "a").await?;
@@ -189,7 +189,7 @@ async fn without_permission_nothing_is_known_until_it_is_given() -> Result<()> {
     cluster.until("a word about it", LONG, |seen| seen.said("is forbidden: User \"margay\"")).await?;
     ensure!(!cluster.seen().known, "nothing is known");
     let rule = "--resource=nodes,pods,blockaffinities.crd.projectcalico.org,ippools.crd.projectcalico.org";
-    cluster.define_blocks().await?;
+    cluster.define_kinds().await?;
     control_plane.kubectl_output(["create", "clusterrole", "margay", "--verb=list,watch", rule])?;
     control_plane.kubectl_output([
         "create",

@@ -61,8 +61,11 @@ pub(super) struct Cursor {
 
 /// The first pause after a failure, before chance lengthens or shortens it by up to a half.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause, likewise: how late we can notice that the server is back.
-const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+/// The longest pause, likewise.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause while there is no connection: how late we can notice that the server is back. Such a try costs it
+/// nothing.
+const UNREACHABLE_PAUSE: Duration = Duration::from_secs(8);
 /// The shortest pause when the server asked for one (429).
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// The pause after the end of a watch that worked, at most: a server that stops ends all watches at once.
@@ -126,7 +129,7 @@ impl Cursor {
             self.failures = 0;
             return END_PAUSE.mul_f64(chance);
         }
-        self.pause(lived, chance)
+        self.pause(lived, LONGEST_PAUSE, chance)
     }
 
     /// A watch for changes that had `lived` so long has not even said a bookmark. Mostly, nothing happens and the server does
@@ -168,7 +171,8 @@ impl Cursor {
             (_, Ask::Pages) => self.ask = Ask::Stream { no_older_than: None },
             _ => {}
         }
-        let pause = self.pause(lived, chance);
+        let longest = if reason == Reason::Unreachable { UNREACHABLE_PAUSE } else { LONGEST_PAUSE };
+        let pause = self.pause(lived, longest, chance);
         if reason == Reason::Busy { pause.max(BUSY_PAUSE.mul_f64(0.5 + chance)) } else { pause }
     }
 
@@ -186,13 +190,13 @@ impl Cursor {
 
     /// A pause that doubles with each failure in a row. It is never longer than the last watch for changes worked: who cuts
     /// it every few seconds must not make us deaf for longer than that.
-    fn pause(&mut self, lived: Duration, chance: f64) -> Duration {
+    fn pause(&mut self, lived: Duration, longest: Duration, chance: f64) -> Duration {
         let worked = if matches!(self.ask, Ask::Changes { .. }) { lived } else { Duration::ZERO };
         if worked >= STEADY {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        let pause = exponential(self.failures, LONGEST_PAUSE, chance);
+        let pause = exponential(self.failures, longest, chance);
         if worked.is_zero() { pause } else { pause.min(worked.max(FIRST_PAUSE)) }
     }
 }

@@ -102,6 +102,13 @@ impl Inbox {
         self.content().health.entry(kind).or_default().failed(failure, now);
     }
 
+    /// Whether every kind has been heard of, or one of them cannot be.
+    pub(super) fn is_settled(&self) -> bool {
+        let health = &self.content().health;
+        let heard = |kind| health.get(kind).is_some_and(|health: &Health| health.fresh.is_some());
+        Kind::ALL.iter().all(heard) || health.values().any(|health| health.failing.is_some())
+    }
+
     /// Takes everything out.
     pub(super) fn take(&self) -> (News, BTreeMap<Kind, Health>) {
         let mut content = self.content();

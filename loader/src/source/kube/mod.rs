@@ -139,6 +139,10 @@ impl Source for KubeSource {
         self.wakes.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
+    fn is_settled(&self) -> bool {
+        self.inbox.is_settled()
+    }
+
     fn keep(&mut self, state: &StateDir, keep: Keep) -> Result<(), StateError> {
         let started = Instant::now();
         let due = match keep {

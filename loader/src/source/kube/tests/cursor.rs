@@ -137,12 +137,15 @@ fn errors_within_a_watch_are_told_apart() {
 }
 
 #[test]
-fn pauses_double_up_to_a_quarter_of_a_minute_and_no_further() {
+fn pauses_double_up_to_half_a_minute_and_no_further_or_to_less_where_nobody_listens() {
+    let mut cursor = Cursor::new();
+    let pauses: Vec<_> = (0..9).map(|_| cursor.failed(Reason::Server, NO_TIME, MIDDLE).as_secs_f32()).collect();
+    assert_eq!(pauses, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
     let mut cursor = Cursor::new();
     let pauses: Vec<_> = (0..9).map(|_| cursor.failed(Reason::Unreachable, NO_TIME, MIDDLE).as_secs_f32()).collect();
-    assert_eq!(pauses, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0, 16.0]);
+    assert_eq!(pauses, [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
     for _ in 0..100 {
-        assert_eq!(cursor.failed(Reason::Unreachable, NO_TIME, MIDDLE), Duration::from_secs(16));
+        assert_eq!(cursor.failed(Reason::Unreachable, NO_TIME, MIDDLE), Duration::from_secs(8));
     }
 }
 
@@ -196,7 +199,7 @@ fn lists_that_fail_late_are_not_asked_for_sooner() {
     let mut cursor = Cursor::new();
     let hour = Duration::from_secs(3600);
     let pauses: Vec<_> = (0..7).map(|_| cursor.failed(Reason::Garbled, hour, MIDDLE).as_secs()).collect();
-    assert_eq!(pauses.last(), Some(&16), "a relist costs the server most of all: {pauses:?}");
+    assert_eq!(pauses.last(), Some(&30), "a relist costs the server most of all: {pauses:?}");
 }
 
 #[test]
