@@ -139,6 +139,7 @@ impl Node {
     /// Starts the agent and waits until it is ready.
     pub fn start_agent(&self) -> Result<()> {
         let log = self.lab.dir().agent_log(NODE);
+        fs::create_dir_all(self.lab.dir().node(NODE))?;
         let log = fs::File::options().create(true).append(true).open(log)?;
         let dirs = self.lab.margay_dirs(NODE);
         let mut command = Command::new(&self.binary);
