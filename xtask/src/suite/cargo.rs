@@ -26,11 +26,12 @@ pub struct Program {
     pub listed: bool,
 }
 
-/// Compiles every test of the workspace.
+/// Compiles every test of the workspace, and the binaries that the tests start. In one go: tests turn on features of
+/// dependencies, and binaries that were built without them would have to be built again.
 pub fn test_programs() -> Result<Vec<Program>> {
-    say("building the tests");
+    say("building margay, margay-lab and the tests");
     let mut build = cargo();
-    build.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    build.args(["build", "--workspace", "--bins", "--tests", "--message-format=json-render-diagnostics"]);
     let output = build.stderr(Stdio::inherit()).output().with_context(|| format!("starting {}", line(&build)))?;
     if !output.status.success() {
         bail!("building the tests: `{}` failed ({})", line(&build), output.status);

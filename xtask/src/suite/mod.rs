@@ -8,7 +8,7 @@ mod libtest;
 mod summary;
 
 use crate::{
-    lab,
+    ebpf,
     run::say,
     setup::{self, Need, root},
     vm::{self, Outcome, Status},
@@ -36,7 +36,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
     setup::ensure(&[Need::Build, Need::Lab, Need::Api])?;
     root::command(std::path::Path::new("true"), &[]).context("the end-to-end tests")?;
-    lab::build()?;
+    ebpf::build()?;
     let mut suites = Vec::new();
     for program in cargo::test_programs()? {
         suites.extend(libtest::run(&program, args.filter.as_deref())?);
