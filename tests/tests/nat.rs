@@ -117,7 +117,8 @@ fn the_table_comes_back() {
         for damage in damages {
             nft(&a, damage)?;
             eventually("the table comes back", REPAIR, || {
-                Ok(ensure!(seen(&hidden, &world)? == a.address, "{damage:?}"))
+                ensure!(seen(&hidden, &world)? == a.address, "{damage:?}");
+                Ok(())
             })?;
         }
         lab.no_complaints()
@@ -132,13 +133,19 @@ fn the_table_goes_with_the_last_pool_that_asks_and_comes_again() {
         let file = lab.manifests().join("pools.yaml");
         ensure!(has_table(&a));
         fs::write(&file, pools(false))?;
-        eventually("the table goes", REPAIR, || Ok(ensure!(!has_table(&a))))?;
+        eventually("the table goes", REPAIR, || {
+            ensure!(!has_table(&a));
+            Ok(())
+        })?;
         // The world does not know the way back, unless it is told.
         ensure!(seen(&hidden, &world).is_err());
         Netlink::open(&world.namespace)?.add_route("10.244.0.0/24".parse()?, Some(NODE_A), DEVICE)?;
         ensure!(seen(&hidden, &world)? == hidden.address);
         fs::write(&file, pools(true))?;
-        eventually("the table comes", REPAIR, || Ok(ensure!(seen(&hidden, &world)? == a.address)))
+        eventually("the table comes", REPAIR, || {
+            ensure!(seen(&hidden, &world)? == a.address);
+            Ok(())
+        })
     });
 }
 
