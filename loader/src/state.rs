@@ -139,6 +139,14 @@ impl StateDir {
         self.read(STATUS)
     }
 
+    /// Forgets what an earlier agent said: from here on the status is this one's, or none.
+    ///
+    /// # Errors
+    /// The file is there but cannot be removed.
+    pub fn forget_status(&self) -> Result<(), StateError> {
+        self.remove_file(STATUS)
+    }
+
     /// Writes the status.
     ///
     /// # Errors

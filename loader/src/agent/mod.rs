@@ -73,6 +73,7 @@ const SETTLE_GAP: Duration = Duration::from_millis(20);
 pub async fn run(config: AgentConfig) -> Result<()> {
     let state = StateDir::of(&config.state_dir);
     let _lock = state.lock(LOCK_PATIENCE)?;
+    state.forget_status()?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut host_changes = Host::watch()?;
