@@ -120,7 +120,7 @@ impl Health {
     fn metrics(&self, counters: Result<&Counters, String>, now: SystemTime) -> Answer {
         let passes = self.shared().passes.clone();
         match counters {
-            Ok(counters) => Answer::ok(metrics::text(passes.as_ref(), counters, now)),
+            Ok(counters) => Answer { status: 200, body: metrics::text(passes.as_ref(), counters, now) },
             Err(error) => Answer { status: 500, body: format!("{error}\n") },
         }
     }
