@@ -10,10 +10,16 @@ use crate::{
         attach,
         pins::{PinDir, remove_tree},
     },
-    host::{Host, nat},
+    host::{
+        Host,
+        nat::{self, NatError},
+    },
     names::WORKLOAD_PREFIX,
     state::StateDir,
 };
+
+/// There while the kernel has nftables loaded.
+const NF_TABLES: &str = "/sys/module/nf_tables";
 
 /// Removes everything, and says what there was. Pods stay, but reach nobody any more.
 ///
@@ -45,8 +51,13 @@ pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<
         0 => {}
         routes => removed.push(format!("{routes} routes")),
     }
-    if nat::remove().await? {
-        removed.push(format!("the nftables table {}", nat::TABLE));
+    match nat::remove().await {
+        Ok(true) => removed.push(format!("the nftables table {}", nat::TABLE)),
+        Ok(false) => {}
+        Err(NatError::Missing) if !Path::new(NF_TABLES).exists() => {}
+        // The agent's image has one, so there may be a table all the same.
+        Err(NatError::Missing) => warn!("without nft nobody knows: if there is a table {}, delete it", nat::TABLE),
+        Err(error) => return Err(error.into()),
     }
     if host.remove_overlay().await? {
         removed.push(format!("the device {}", margay_maps::overlay::DEVICE));

@@ -109,7 +109,14 @@ impl NatTable {
 
 /// What is there afterwards, and whether it was something else before.
 async fn mend(wanted: Option<&Nat>, seen: &Seen) -> Result<(Seen, bool), NatError> {
-    let Some(nat) = wanted else { return Ok((Seen::Absent, remove().await?)) };
+    let Some(nat) = wanted else {
+        return match remove().await {
+            Ok(removed) => Ok((Seen::Absent, removed)),
+            // Who makes no table need not have nft.
+            Err(NatError::Missing) => Ok((Seen::Absent, false)),
+            Err(error) => Err(error),
+        };
+    };
     if let Seen::Made { nat: made, listing } = seen
         && made == nat
     {
@@ -133,11 +140,11 @@ async fn make(nat: &Nat) -> Result<Seen, NatError> {
 /// Deletes the table, if there is one. Says whether there was.
 ///
 /// # Errors
-/// nft fails. That there is none, or a kernel without nf_tables, is no error: then there is no table.
+/// There is no nft, or it fails. A kernel without nf_tables is no error: then there is no table.
 pub async fn remove() -> Result<bool, NatError> {
     match list().await {
         Ok(Some(_)) => {}
-        Ok(None) | Err(NatError::Missing | NatError::Refused { .. }) => return Ok(false),
+        Ok(None) | Err(NatError::Refused { .. }) => return Ok(false),
         Err(error) => return Err(error),
     }
     nft("deleting the table", &["-f", "-"], &format!("delete table {TABLE}\n")).await?;
