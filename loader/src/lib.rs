@@ -11,6 +11,7 @@ pub mod agent;
 pub mod apply;
 pub mod cli;
 pub mod cni;
+pub mod controller;
 pub mod crd;
 pub mod datapath;
 pub mod health;

@@ -74,7 +74,7 @@ async fn many(control_plane: &ControlPlane) -> Result<()> {
             "{of_block:?}"
         );
     }
-    println!("{} blocks on {NODES} nodes", blocks.len());
+    println!("{} blocks on {NODES} nodes; {}", blocks.len(), requests(control_plane)?);
 
     let began = Instant::now();
     let mut waits: Vec<Duration> =
@@ -164,6 +164,27 @@ async fn taken(client: &Client) -> Result<BTreeMap<IpAddr, String>> {
     let blocks = all::<IpamBlock>(client).await?;
     let taken = blocks.iter().flat_map(|block| block.spec.taken());
     Ok(taken.map(|taken| (taken.address, taken.by.handle.clone().unwrap_or_default())).collect())
+}
+
+/// What the API server was asked for so far: `PUT ipamblocks 2700 (409: 12)` and so on.
+fn requests(control_plane: &ControlPlane) -> Result<String> {
+    let metrics = control_plane.kubectl_output(["get", "--raw", "/metrics"])?;
+    let mut counts: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for line in metrics.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+        let label = |name: &str| line.split(&format!("{name}=\"")).nth(1)?.split('"').next();
+        let Some((verb, resource, code)) =
+            label("verb").zip(label("resource")).zip(label("code")).map(|((v, r), c)| (v, r, c))
+        else {
+            continue;
+        };
+        if line.contains("projectcalico") && verb != "WATCH" {
+            let count: u64 = line.rsplit(' ').next().unwrap_or_default().parse()?;
+            let sum = counts.entry(format!("{verb} {resource}")).or_default();
+            sum.0 += count;
+            sum.1 += if code == "409" { count } else { 0 };
+        }
+    }
+    Ok(counts.iter().map(|(what, (all, lost))| format!("{what} {all} ({lost} lost)")).collect::<Vec<_>>().join(", "))
 }
 
 fn report(what: &str, began: Instant, waits: &mut [Duration]) {

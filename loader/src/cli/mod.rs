@@ -1,8 +1,11 @@
 //! The command line. Its `--help` is the manual; what the commands print is in the modules below.
 
+mod api;
+mod controller;
 #[cfg(test)]
 mod deploy_tests;
 mod install;
+mod ipam;
 mod list;
 mod output;
 mod status;
@@ -31,7 +34,7 @@ use crate::{
 const EXIT_OK: u8 = 0;
 /// The command could not do what it was asked.
 const EXIT_FAILED: u8 = 1;
-/// The agent runs, but something is wrong (`status`).
+/// The command worked, and has found that something is wrong (`status`, `ipam check`).
 const EXIT_DEGRADED: u8 = 3;
 /// No agent runs (`status`).
 const EXIT_NOT_RUNNING: u8 = 4;
@@ -43,7 +46,7 @@ const EXIT_NOT_RUNNING: u8 = 4;
     max_term_width = 110,
     after_help = "\
 Exit codes: 0 all is well; 1 the command failed; 2 it was called wrongly; \
-3 the agent runs but something is wrong (status); 4 no agent runs (status)."
+3 something is wrong (status, ipam check); 4 no agent runs (status)."
 )]
 struct Cli {
     #[command(flatten)]
@@ -96,6 +99,13 @@ enum Command {
     },
     /// List the maps: where each is pinned, and how full it is
     Maps,
+    /// Show or check what is written down about addresses in the Kubernetes API
+    Ipam(ipam::IpamArgs),
+    /// Run the cluster's controller until SIGTERM: it takes back the addresses of deleted nodes and pods
+    ///
+    /// Nothing is taken back on a first look: it must look abandoned for a while, in looks that could see everything.
+    /// Several controllers may run; one of them works, and the others wait for its Lease to run out.
+    Controller(controller::ControllerArgs),
     /// Remove every trace of Margay from this node
     ///
     /// Detaches all programs, removes pins, routes, the overlay device and the agent's files, and sets kernel
@@ -156,19 +166,21 @@ enum Encap {
     Device,
 }
 
-/// What the agent logs. The client of the Kubernetes API logs every failed try as an error; the agent says itself, and
-/// once, what is wrong.
-const AGENT_LOG: &str = "info,kube_client=off";
+/// What agent and controller log. The client of the Kubernetes API logs every failed try as an error; they say
+/// themselves, and once, what is wrong.
+const DAEMON_LOG: &str = "info,kube_client=off";
+/// What the other commands log.
+const COMMAND_LOG: &str = "warn,kube_client=off";
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
-    let agent = matches!(command, Command::Agent(_));
-    if !agent {
+    let daemon = matches!(command, Command::Agent(_) | Command::Controller(_));
+    if !daemon {
         die_with_the_reader();
     }
     let filter = EnvFilter::try_from_env("MARGAY_LOG");
-    let filter = filter.unwrap_or_else(|_unset| EnvFilter::new(if agent { AGENT_LOG } else { "warn" }));
+    let filter = filter.unwrap_or_else(|_unset| EnvFilter::new(if daemon { DAEMON_LOG } else { COMMAND_LOG }));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -206,6 +218,8 @@ fn run(common: Common, command: Command) -> Result<u8> {
         Command::Nodes => list::nodes(&pins, output),
         Command::Drops { all } => list::drops(&pins, output, all),
         Command::Maps => list::maps(&pins, output),
+        Command::Ipam(args) => ipam::run(args, output),
+        Command::Controller(args) => controller::run(args),
         Command::Install(args) => install::install(args, &state_dir, output),
         Command::Uninstall(args) => {
             let mut removed = runtime()?.block_on(uninstall::run(&bpffs, &state, &proc_sys))?;

@@ -58,6 +58,8 @@ async fn try_claim<S: Store>(store: &S, node: &str, net: IpNet) -> Result<Claim,
         Ok(_) => {}
         Err(StoreError::Exists(what)) => match writer::read(store, net).await? {
             None => return Err(StoreError::Conflict(what)),
+            // Confirmed and ours: there is nothing to do, and a write would only get in the way of who uses it.
+            Some(block) if block.spec.belongs_to(node) && affinity.spec.is_confirmed() => return Ok(Claim::Ours),
             Some(block) if block.spec.belongs_to(node) => touch(store, block).await?,
             Some(_) => {
                 store.delete(&affinity).await?;

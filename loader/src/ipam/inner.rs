@@ -122,10 +122,17 @@ impl<S: Store> Inner<S> {
     /// lacks nothing but a confirmed affinity goes first.
     async fn claim_one(&self, pools: &[&Pool], reserved: &Reserved, since: Moment) -> Result<bool, IpamError> {
         let survey = self.survey(reserved, since).await?;
-        // What is left of a claim that ended too early.
+        // What is left of a claim that ended too early. Another agent of this node may just have confirmed one, so the
+        // affinities must be newer than the look at the blocks.
         let own = self.own_blocks(None).await?;
-        for block in survey.owned_by(&self.node, pools).filter(|block| !own.contains(block)) {
-            if self.claim(block).await? == Claim::Ours {
+        if survey.owned_by(&self.node, pools).any(|block| !own.contains(&block)) {
+            let own = self.own_blocks(Some(self.moment())).await?;
+            for block in survey.owned_by(&self.node, pools).filter(|block| !own.contains(block)) {
+                if self.claim(block).await? == Claim::Ours {
+                    return Ok(true);
+                }
+            }
+            if !self.promising(pools, reserved).await?.is_empty() {
                 return Ok(true);
             }
         }

@@ -49,6 +49,11 @@ impl MemoryStore {
         all.store(name, object).unwrap();
     }
 
+    /// Takes an object away as somebody else would.
+    pub fn remove<K: Object>(&self, namespace: Option<&str>, name: &str) {
+        self.lock().by_name.remove(&key::<K>(namespace, name)).unwrap();
+    }
+
     /// Lets a call go wrong, after `after` calls of the same verb and kind have gone well.
     pub fn fail(&self, verb: &'static str, kind: &'static str, after: usize, fault: Fault) {
         self.lock().faults.push((verb, kind, after, fault));

@@ -15,17 +15,19 @@
 
 mod assign;
 pub mod block;
+pub mod check;
 pub mod cidr;
 pub mod claim;
 mod error;
 pub mod handle;
 mod inner;
 #[cfg(test)]
-mod memory;
+pub(crate) mod memory;
 pub mod pool;
 pub mod reserved;
 pub mod retry;
 pub mod selector;
+pub mod snapshot;
 pub mod store;
 mod survey;
 #[cfg(test)]

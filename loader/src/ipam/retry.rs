@@ -61,8 +61,13 @@ fn doubled(wait: Duration, times: u32) -> Duration {
 
 /// Between nothing and `longest`, so that those who met once do not meet again.
 pub fn part_of(longest: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0_u8) % 1_000;
-    longest.mul_f64(f64::from(u32::try_from(random).unwrap_or_default()) / 1_000.0)
+    let part = u32::try_from(random() % 1_000).unwrap_or_default();
+    longest * part / 1_000
+}
+
+/// A number that nobody can foresee, and that no secret may depend on.
+pub fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Blocks as values, and the whole against a store in memory.
 
 mod blocks;
+mod check;
 mod faults;
 mod world;
 
