@@ -20,7 +20,7 @@ use crate::{
     setup::{self, Need},
 };
 use anyhow::{Context, Result};
-use archive::{Image, digest};
+use archive::{Archive, Image, digest};
 pub use build::TARGET;
 use rootfs::Rootfs;
 use serde_json::json;
@@ -71,10 +71,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     let file = match &args.file {
         Some(file) => file.clone(),
-        None => paths::target()?.join(format!("image/margay-{VERSION}.tar")),
+        None => default_file()?,
     };
-    let image = Image { name: NAME, version: VERSION, layers: layers.iter().map(Rootfs::tar).collect() };
-    let archive = image.archive()?;
+    let archive = archive(&layers)?;
     write(&file, &archive.bytes)?;
     match args.output {
         Output::Table => {
@@ -92,6 +91,21 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the image and writes the archive where it belongs, for those who put it onto nodes.
+pub fn build() -> Result<PathBuf> {
+    let file = default_file()?;
+    write(&file, &archive(&layers()?)?.bytes)?;
+    Ok(file)
+}
+
+fn default_file() -> Result<PathBuf> {
+    Ok(paths::target()?.join(format!("image/margay-{VERSION}.tar")))
+}
+
+fn archive(layers: &[Rootfs]) -> Result<Archive> {
+    Image { name: NAME, version: VERSION, layers: layers.iter().map(Rootfs::tar).collect() }.archive()
 }
 
 /// What changes seldom first: nodes that have it already need only the other.

@@ -20,9 +20,9 @@ use std::process::ExitCode;
 /// Check what building, running and testing Margay needs, and install what is missing
 ///
 /// The Rust toolchain of rust-toolchain.toml with rust-src, rustfmt and clippy (by rustup); bpf-linker, linked to that
-/// compiler's own LLVM (by `cargo install`, into ~/.cache/margay/tools); bpftool, iproute2, and qemu for `vm-test` (by
-/// apt-get on Debian and Ubuntu; elsewhere it prints what to install). The other commands do the same for what they
-/// need, so this one is only for doing it ahead of time.
+/// compiler's own LLVM (by `cargo install`, into ~/.cache/margay/tools); bpftool, iproute2, qemu for `vm-test`, and musl-gcc
+/// and nftables for `image` (by apt-get on Debian and Ubuntu; elsewhere it prints what to install), and the Rust target
+/// for static programs. The other commands do the same for what they need, so this one is only for doing it ahead of time.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only say what is there and what is missing; exit code 1 if anything is missing

@@ -2,7 +2,7 @@
 //! would install it. Never: a wait for the nodes; that is the cluster's.
 
 mod bridge;
-mod margay;
+pub mod margay;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
