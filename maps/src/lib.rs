@@ -45,6 +45,7 @@ pub mod endpoint;
 pub mod layout;
 pub mod node;
 pub mod overlay;
+pub mod policy;
 pub mod route;
 #[cfg(feature = "user")]
 pub mod user;
@@ -56,4 +57,5 @@ pub use drops::DropReason;
 pub use endpoint::{Endpoint, EndpointKind};
 pub use layout::{LAYOUT, MAPS, MapKind, MapSpec};
 pub use node::Node;
+pub use policy::{Enforcement, Id, Rule, RuleKey};
 pub use route::{Route, RouteKind};
