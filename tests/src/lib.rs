@@ -23,6 +23,7 @@ pub mod names;
 pub mod netlink;
 pub mod netns;
 pub mod observe;
+pub mod oracle;
 pub mod probe;
 pub mod process;
 pub mod reach;
