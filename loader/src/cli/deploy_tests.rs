@@ -179,3 +179,23 @@ fn no_role_allows_everything() {
         assert!(!role.rules.unwrap().iter().any(all), "{name}");
     }
 }
+
+#[test]
+fn the_agent_may_watch_what_it_watches() {
+    let role: ClusterRole = one("ClusterRole", "margay-agent");
+    let rules = role.rules.unwrap();
+    let calicos = "crd.projectcalico.org";
+    for (group, resource) in [
+        ("", "nodes"),
+        ("", "pods"),
+        ("", "namespaces"),
+        ("networking.k8s.io", "networkpolicies"),
+        (calicos, "ippools"),
+        (calicos, "blockaffinities"),
+    ] {
+        let has = |list: &Option<Vec<String>>, word| list.iter().flatten().any(|found| found == word);
+        let mut for_it = rules.iter().filter(|rule| has(&rule.api_groups, group) && has(&rule.resources, resource));
+        let verbs = ["get", "list", "watch"];
+        assert!(for_it.any(|rule| verbs.iter().all(|verb| rule.verbs.iter().any(|v| v == verb))), "{resource}");
+    }
+}

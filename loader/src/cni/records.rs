@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     names::workload_interface,
-    object::{Object, Objects, PodName, PodObject},
+    object::{Object, Objects, PodName, PodObject, Standing},
 };
 
 /// One attachment.
@@ -119,6 +119,7 @@ impl Records {
                 name: pod.clone(),
                 node: Some(node.to_owned()),
                 status_ips: record.addresses.iter().map(ToString::to_string).collect(),
+                standing: Standing::Announced,
                 ..PodObject::default()
             }));
         }

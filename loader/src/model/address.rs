@@ -12,7 +12,7 @@ use crate::object::ObjectName;
 use crate::problem::Problem;
 
 /// How many bits stand before the IPv4 address in an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
-const MAPPED_BITS: u8 = 96;
+pub(super) const MAPPED_BITS: u8 = 96;
 
 /// An object that names an address as its own.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! The cluster as Margay sees it: nodes, pods and blocks, checked and indexed.
+//! The cluster as Margay sees it: nodes, pods, blocks and policies, checked and indexed.
 //!
 //! In: [`Objects`], and the model before this one. Out: a [`Model`] and a [`Problem`] for each thing that it leaves out. Never: two
 //! objects with one address, two nodes with one block, or an address that cannot be one. What the objects say is checked here
@@ -8,6 +8,10 @@
 
 mod address;
 mod blocks;
+pub mod labels;
+pub mod policy;
+#[cfg(test)]
+mod policy_tests;
 mod prefix;
 #[cfg(test)]
 mod tests;
@@ -20,9 +24,11 @@ use margay_maps::Mac;
 use serde::{Deserialize, Serialize};
 
 use self::address::{Claim, read_address, read_block};
+pub use self::labels::{Labels, Selector};
+pub use self::policy::Policy;
 pub use self::prefix::PrefixMap;
 use crate::names;
-use crate::object::{NodeObject, ObjectName, Objects, PodName, PodObject};
+use crate::object::{NamedPort, NodeObject, ObjectName, Objects, PodName, PodObject, PolicyName, Standing};
 use crate::problem::Problem;
 
 /// A cluster without contradictions.
@@ -40,6 +46,12 @@ pub struct Model {
     /// Pools by name. They may lie in each other.
     #[serde(default)]
     pub pools: BTreeMap<String, Pool>,
+    /// The labels of every namespace that there is, or that a pod is in; each has at least `kubernetes.io/metadata.name`.
+    #[serde(default)]
+    pub namespaces: BTreeMap<String, Labels>,
+    /// NetworkPolicies by name: as they are, or as they last made sense, or what isolates their pods until they do.
+    #[serde(default)]
+    pub policies: BTreeMap<PolicyName, Policy>,
 }
 
 /// A node.
@@ -64,7 +76,13 @@ pub struct Pod {
     /// Its addresses; none while nobody has given it any.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
+    /// The ports that policies can call by name.
+    #[serde(default)]
+    pub ports: Vec<NamedPort>,
+    /// Whether its labels and ports are known.
+    #[serde(default)]
+    pub standing: Standing,
 }
 
 /// A range that pods' addresses come from.
@@ -114,9 +132,13 @@ impl Model {
         let (pools, unreadable) = read_pools(objects);
         problems.extend(unreadable);
 
+        let namespaces = read_namespaces(objects, &pods);
+        let (policies, faulty) = policy::read_all(objects, previous.map(|model| &model.policies));
+        problems.extend(faulty);
+
         problems.sort();
         problems.dedup();
-        (Self { nodes, pods, blocks, owners, pools }, problems)
+        (Self { nodes, pods, blocks, owners, pools, namespaces, policies }, problems)
     }
 
     /// The pods of one node.
@@ -144,6 +166,24 @@ fn read_pools(objects: &Objects) -> (BTreeMap<String, Pool>, Vec<Problem>) {
     (pools, problems)
 }
 
+/// The label that every namespace has, with its name; the API server puts it there (core/v1, `LabelMetadataName`).
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Those of the objects, and those that only pods tell of: manifests need not name them.
+fn read_namespaces(objects: &Objects, pods: &BTreeMap<PodName, Pod>) -> BTreeMap<String, Labels> {
+    let mut namespaces: BTreeMap<String, Labels> =
+        objects.namespaces.values().map(|namespace| (namespace.name.clone(), namespace.labels.clone())).collect();
+    for name in pods.keys().map(|pod| &pod.namespace) {
+        if !namespaces.contains_key(name) {
+            namespaces.insert(name.clone(), Labels::new());
+        }
+    }
+    for (name, labels) in &mut namespaces {
+        labels.entry(NAMESPACE_NAME.to_owned()).or_insert_with(|| name.clone());
+    }
+    namespaces
+}
+
 /// `None` for a pod that has no network of its own. Not (yet) bound to a node is no fault; bound to none that there is, is.
 fn read_pod(pod: &PodObject, nodes: &BTreeMap<String, Node>, problems: &mut Vec<Problem>) -> Option<Pod> {
     let name = ObjectName::Pod(pod.name.clone());
@@ -160,6 +200,8 @@ fn read_pod(pod: &PodObject, nodes: &BTreeMap<String, Node>, problems: &mut Vec<
         node: node.clone(),
         addresses: read_addresses(pod.addresses(), &name, "status.podIPs (or the annotation in its place)", problems),
         labels: pod.labels.clone(),
+        ports: pod.ports.clone(),
+        standing: pod.standing,
     })
 }
 

@@ -5,9 +5,12 @@
 //! address is an address, and whose it is, the model decides, because only it can say which object is to blame.
 
 pub mod block;
+mod names;
+pub mod namespace;
 pub mod node;
 pub mod parse;
 pub mod pod;
+pub mod policy;
 pub mod pool;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,8 +24,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 pub use block::BlockObject;
+pub use names::PolicyName;
+pub use namespace::NamespaceObject;
 pub use node::NodeObject;
-pub use pod::{PodName, PodObject};
+pub use pod::{NamedPort, PodName, PodObject, Protocol, Standing};
+pub use policy::PolicyObject;
 pub use pool::PoolObject;
 
 /// An object of a kind that Margay knows.
@@ -36,6 +42,10 @@ pub enum Object {
     Block(BlockObject),
     /// `crd.projectcalico.org/v1` (or `projectcalico.org/v3`) IPPool.
     Pool(PoolObject),
+    /// `v1` Namespace.
+    Namespace(NamespaceObject),
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    Policy(PolicyObject),
 }
 
 /// What an object is called. Its text is what kubectl would say: `Pod default/web-1`.
@@ -49,6 +59,10 @@ pub enum ObjectName {
     Block(String),
     /// An IPPool, by `metadata.name`.
     Pool(String),
+    /// A Namespace, by `metadata.name`.
+    Namespace(String),
+    /// A NetworkPolicy.
+    Policy(PolicyName),
 }
 
 /// All objects of a cluster, each once.
@@ -62,6 +76,10 @@ pub struct Objects {
     pub blocks: BTreeMap<String, BlockObject>,
     /// IPPools by name.
     pub pools: BTreeMap<String, PoolObject>,
+    /// Namespaces by name.
+    pub namespaces: BTreeMap<String, NamespaceObject>,
+    /// NetworkPolicies by name.
+    pub policies: BTreeMap<PolicyName, PolicyObject>,
 }
 
 // === impl Object ===
@@ -74,6 +92,8 @@ impl Object {
             Self::Pod(pod) => ObjectName::Pod(pod.name.clone()),
             Self::Block(block) => ObjectName::Block(block.name.clone()),
             Self::Pool(pool) => ObjectName::Pool(pool.name.clone()),
+            Self::Namespace(namespace) => ObjectName::Namespace(namespace.name.clone()),
+            Self::Policy(policy) => ObjectName::Policy(policy.name.clone()),
         }
     }
 }
@@ -87,6 +107,8 @@ impl fmt::Display for ObjectName {
             Self::Pod(name) => write!(f, "Pod {name}"),
             Self::Block(name) => write!(f, "BlockAffinity {name}"),
             Self::Pool(name) => write!(f, "IPPool {name}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Policy(name) => write!(f, "NetworkPolicy {name}"),
         }
     }
 }
@@ -109,6 +131,12 @@ impl Objects {
             // These have neither status nor annotations that count: the earlier one stays as it is.
             Object::Block(block) => drop(self.blocks.entry(block.name.clone()).or_insert(block)),
             Object::Pool(pool) => drop(self.pools.entry(pool.name.clone()).or_insert(pool)),
+            Object::Namespace(namespace) => {
+                self.namespaces.entry(namespace.name.clone()).or_insert(namespace);
+            }
+            Object::Policy(policy) => {
+                self.policies.entry(policy.name.clone()).or_insert(policy);
+            }
         }
     }
 }

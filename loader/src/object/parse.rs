@@ -4,13 +4,14 @@
 //! error. Never: half a file: one document that cannot be read makes the whole file unreadable, so that an object
 //! is not taken for deleted because somebody mistyped the one above it.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::block::BlockAffinity;
-use super::{BlockObject, NodeObject, Object, PodObject, PoolObject};
+use super::policy::PolicyManifest;
+use super::{BlockObject, NamespaceObject, NodeObject, Object, PodObject, PolicyObject, PoolObject};
 use crate::crd::IpPool;
 
 /// How a manifest is written.
@@ -160,7 +161,7 @@ impl Header {
         let Some(HeaderMeta { name: Some(name), namespace }) = &self.metadata else { return Some(kind.to_owned()) };
         Some(match namespace {
             Some(namespace) => format!("{kind} {namespace}/{name}"),
-            None if kind == "Pod" => format!("{kind} default/{name}"),
+            None if matches!(kind, "Pod" | "NetworkPolicy") => format!("{kind} default/{name}"),
             None => format!("{kind} {name}"),
         })
     }
@@ -176,7 +177,10 @@ impl Header {
     /// For a list, the kind of those items that do not name theirs: empty for `kind: List`.
     fn list_of(&self) -> Result<Option<&str>, String> {
         let (_, kind) = self.kind()?;
-        Ok(kind.strip_suffix("List").filter(|item| matches!(*item, "" | "Node" | "Pod" | "BlockAffinity" | "IPPool")))
+        let ours = |item: &&str| {
+            matches!(*item, "" | "Node" | "Pod" | "BlockAffinity" | "IPPool" | "Namespace" | "NetworkPolicy")
+        };
+        Ok(kind.strip_suffix("List").filter(ours))
     }
 
     /// A list's item, with the kind that the list implies.
@@ -193,6 +197,10 @@ impl Header {
         let object = match self.kind()? {
             ("v1", "Node") => encoded.decode::<Node>()?.map(NodeObject::from).map(Object::Node),
             ("v1", "Pod") => encoded.decode::<Pod>()?.map(PodObject::from).map(Object::Pod),
+            ("v1", "Namespace") => encoded.decode::<Namespace>()?.map(NamespaceObject::from).map(Object::Namespace),
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                encoded.decode::<PolicyManifest>()?.map(PolicyObject::from).map(Object::Policy)
+            }
             ("crd.projectcalico.org/v1" | "projectcalico.org/v3", "BlockAffinity") => {
                 encoded.decode::<BlockAffinity>()?.map(BlockObject::from).map(Object::Block)
             }

@@ -1,12 +1,13 @@
-//! Pods: where they run and which addresses they have.
+//! Pods: where they run, which addresses they have, and what policies need to know of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+pub use super::names::PodName;
 use super::{amend_list, annotation, created_secs, without_length};
 
 /// Calico's annotation with all of a pod's addresses, each with `/32` or `/128`, joined by commas.
@@ -15,16 +16,6 @@ const CALICO_POD_IPS: &str = "cni.projectcalico.org/podIPs";
 const CALICO_POD_IP: &str = "cni.projectcalico.org/podIP";
 /// Calico's annotation by which a user asks for addresses: a JSON list of them.
 const CALICO_IP_ADDRS: &str = "cni.projectcalico.org/ipAddrs";
-
-/// Namespace and name of a pod; as text, and in JSON, `namespace/name`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct PodName {
-    /// `metadata.namespace`.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-}
 
 /// A Pod. Addresses are text as the object has them; the model reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,35 +37,78 @@ pub struct PodObject {
     pub calico_ips: Vec<String>,
     /// `status.phase`.
     pub phase: Option<String>,
+    /// The named ports of all containers that run as long as the pod does. Ports without a name are only words.
+    pub ports: Vec<NamedPort>,
+    /// Who has told of it.
+    pub standing: Standing,
 }
 
-// === impl PodName ===
+/// A port of a container, by the name that policies may call it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: Box<str>,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Protocol,
+    /// Its number.
+    pub number: u16,
+}
 
-impl PodName {
-    /// From its two parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+/// A protocol that has ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP, the one that counts where none is named.
+    #[default]
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP")]
+    Udp,
+    /// SCTP.
+    #[serde(rename = "SCTP")]
+    Sctp,
+}
+
+/// Who has told of a pod, and so what is known of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// The source: everything is known.
+    #[default]
+    Known,
+    /// As yet the CNI plugin alone: neither its labels nor its ports are known.
+    Announced,
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// As Kubernetes writes it; no word is TCP.
+    pub fn read(text: Option<&str>) -> Option<Self> {
+        match text {
+            None | Some("TCP") => Some(Self::Tcp),
+            Some("UDP") => Some(Self::Udp),
+            Some("SCTP") => Some(Self::Sctp),
+            Some(_) => None,
+        }
+    }
+
+    /// Its number (IANA, protocol numbers).
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
     }
 }
 
-impl fmt::Display for PodName {
+impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl From<PodName> for String {
-    fn from(name: PodName) -> Self {
-        name.to_string()
-    }
-}
-
-impl TryFrom<String> for PodName {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let (namespace, name) = text.split_once('/').ok_or_else(|| format!("`{text}` is not namespace/name"))?;
-        Ok(Self::new(namespace, name))
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
     }
 }
 
@@ -93,7 +127,18 @@ impl PodObject {
 
     /// Takes over what `later` says in status and annotations, and its node where there was none.
     pub fn amend(&mut self, later: Self) {
-        let Self { name: _, created_secs, labels: _, node, host_network: _, status_ips, calico_ips, phase } = later;
+        let Self {
+            name: _,
+            created_secs,
+            labels: _,
+            node,
+            host_network: _,
+            status_ips,
+            calico_ips,
+            phase,
+            ports: _,
+            standing: _,
+        } = later;
         self.created_secs = self.created_secs.or(created_secs);
         self.node = self.node.take().or(node);
         amend_list(&mut self.status_ips, status_ips);
@@ -109,8 +154,10 @@ impl From<Pod> for PodObject {
         let status = status.unwrap_or_default();
         Self {
             created_secs: created_secs(&metadata),
+            ports: named_ports(&spec),
             node: spec.node_name.filter(|node| !node.is_empty()),
             host_network: spec.host_network.unwrap_or_default(),
+            standing: Standing::Known,
             calico_ips: calico_ips(&metadata),
             phase: status.phase.clone().filter(|phase| !phase.is_empty()),
             status_ips: status_ips(status),
@@ -121,6 +168,24 @@ impl From<Pod> for PodObject {
             },
         }
     }
+}
+
+/// Those of containers, and of init containers that go on running beside them (sidecars).
+fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
+    let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(sidecar));
+    let mut ports: Vec<NamedPort> = containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let name = port.name.as_deref().filter(|name| !name.is_empty())?;
+            let number = u16::try_from(port.container_port).ok().filter(|number| *number > 0)?;
+            Some(NamedPort { name: name.into(), protocol: Protocol::read(port.protocol.as_deref())?, number })
+        })
+        .collect();
+    ports.sort();
+    ports.dedup();
+    ports.shrink_to_fit();
+    ports
 }
 
 fn status_ips(status: PodStatus) -> Vec<String> {

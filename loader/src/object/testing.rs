@@ -1,6 +1,9 @@
 //! Objects for tests, each in a few words. Fields that a test is not about are changed in place.
 
-use super::{BlockObject, NodeObject, Object, PodName, PodObject, PoolObject};
+use std::collections::BTreeMap;
+
+use super::parse::{Format, manifest};
+use super::{BlockObject, NamespaceObject, NodeObject, Object, PodName, PodObject, PolicyObject, PoolObject};
 
 fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
     texts.map(str::to_owned).to_vec()
@@ -40,6 +43,45 @@ pub fn block(name: &str, node: &str, cidr: &str) -> BlockObject {
 /// A pool.
 pub fn pool(name: &str, cidr: &str, nat_outgoing: bool) -> PoolObject {
     PoolObject { name: name.to_owned(), cidr: cidr.to_owned(), nat_outgoing, ..PoolObject::default() }
+}
+
+/// Labels: `app=web,tier=front`, or nothing.
+pub fn labels(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// A namespace with labels.
+pub fn namespace(name: &str, with: &str) -> NamespaceObject {
+    NamespaceObject { name: name.to_owned(), labels: labels(with) }
+}
+
+/// A NetworkPolicy of the namespace `default` with this `spec` in YAML's flow style.
+pub fn policy(name: &str, spec: &str) -> PolicyObject {
+    policy_in("default", name, spec)
+}
+
+/// A NetworkPolicy with this `spec` in YAML's flow style.
+pub fn policy_in(namespace: &str, name: &str, spec: &str) -> PolicyObject {
+    let text = format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{namespace: {namespace}, name: {name}}}, spec: {spec}}}"
+    );
+    match manifest(&text, Format::Yaml).unwrap_or_else(|error| panic!("{error}\n{text}")).objects.pop() {
+        Some(Object::Policy(policy)) => policy,
+        other => panic!("a policy expected: {other:?}"),
+    }
+}
+
+impl From<NamespaceObject> for Object {
+    fn from(namespace: NamespaceObject) -> Self {
+        Self::Namespace(namespace)
+    }
+}
+
+impl From<PolicyObject> for Object {
+    fn from(policy: PolicyObject) -> Self {
+        Self::Policy(policy)
+    }
 }
 
 impl From<NodeObject> for Object {

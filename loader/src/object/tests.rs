@@ -116,6 +116,84 @@ fn a_pod_is_read() {
 }
 
 #[test]
+fn the_named_ports_of_what_runs_in_a_pod_are_kept() {
+    let pod = pod("
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  initContainers:
+  - {name: setup, ports: [{name: setup, containerPort: 1}]}
+  - {name: proxy, restartPolicy: Always, ports: [{name: http, containerPort: 8080}, {name: dns, containerPort: 53, protocol: UDP}]}
+  containers:
+  - {name: web, ports: [{containerPort: 9000}, {name: http, containerPort: 80, protocol: TCP}]}
+  - {name: odd, ports: [{name: odd, containerPort: 7, protocol: ICMP}, {name: zero, containerPort: 0}, {name: sig, containerPort: 9, protocol: SCTP}]}
+  - {name: bare}
+");
+    let ports: Vec<_> = pod.ports.iter().map(|p| format!("{} {}/{}", p.name, p.number, p.protocol)).collect();
+    assert_eq!(ports, ["dns 53/UDP", "http 80/TCP", "http 8080/TCP", "sig 9/SCTP"]);
+}
+
+#[test]
+fn a_namespace_is_read() {
+    let found = yaml(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: a}}, spec: {finalizers: [kubernetes]}}",
+    );
+    assert_eq!(found.objects, [testing::namespace("shop", "team=a").into()]);
+}
+
+#[test]
+fn a_network_policy_is_read_as_it_is_written() {
+    let text = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {}}, {namespaceSelector: null, ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]
+    ports: [{port: 80}, {protocol: UDP, port: dns}, {port: 1000, endPort: 2000}]
+  - {}
+  egress: []
+status: {}
+";
+    let Some(Object::Policy(policy)) = yaml(text).objects.pop() else { panic!() };
+    assert_eq!((policy.name.to_string().as_str(), &policy.fault), ("shop/p", &None));
+    let [first, second] = policy.spec.ingress.as_deref().unwrap() else { panic!() };
+    assert_eq!(first.from.as_ref().unwrap().len(), 2);
+    assert_eq!(first.from.as_ref().unwrap()[0].namespace_selector, None);
+    assert_eq!(first.ports.as_ref().unwrap()[1].port, Some(policy::NumberOrName::Name("dns".to_owned())));
+    assert_eq!(*second, policy::IngressSpec::default());
+    assert_eq!(policy.spec.egress.as_deref(), Some(&[][..]));
+    assert_eq!(yaml("{apiVersion: extensions/v1beta1, kind: NetworkPolicy, metadata: {name: old}}").ignored, 1);
+}
+
+#[test]
+fn a_policy_that_is_none_says_why_and_whom_it_is_about() {
+    for (spec, fault, selector, types) in [
+        ("{ingress: [{form: []}]}", "`form`", false, "Ingress"),
+        ("{podSelector: {matchLabels: {app: web}}, egress: [{to: 3}]}", "invalid type", true, "Ingress,Egress"),
+        ("{podSelector: {matchLabels: {app: web}}, ingres: []}", "`ingres`", true, "Ingress"),
+        ("{podSelector: {matchLabels: [app]}}", "invalid type", false, "Ingress"),
+        (
+            "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [1]}",
+            "invalid type",
+            true,
+            "Egress",
+        ),
+        ("{policyTypes: Egress}", "invalid type", false, "Ingress,Egress"),
+        ("7", "invalid type", false, "Ingress"),
+    ] {
+        let policy = testing::policy("p", spec);
+        assert!(policy.fault.as_ref().unwrap().contains(fault), "{spec}: {policy:?}");
+        assert_eq!(policy.spec.pod_selector.is_some(), selector, "{spec}");
+        assert_eq!(policy.spec.policy_types.unwrap().join(","), types, "{spec}");
+    }
+    assert_eq!(testing::policy("p", "null"), testing::policy("p", "{}"));
+}
+
+#[test]
 fn a_pods_addresses_come_from_the_first_place_that_has_any() {
     let with = |annotations: &str, status: &str| {
         let text = format!(
@@ -315,7 +393,13 @@ fn later_objects_amend_what_kubernetes_itself_would_have_written() {
 
 #[test]
 fn objects_survive_being_written_down() {
-    for object in yaml(&format!("{NODE}---{POD}")).objects {
+    let policy = testing::policy(
+        "p",
+        "{podSelector: {}, ingress: [{ports: [{port: http}, {port: 1, endPort: 2}]}], egress: []}",
+    );
+    let namespace = testing::namespace("shop", "team=a");
+    let more = [Object::from(policy), testing::policy("q", "{ingress: 1}").into(), namespace.into()];
+    for object in yaml(&format!("{NODE}---{POD}")).objects.into_iter().chain(more) {
         let json = serde_json::to_string(&object).unwrap();
         assert_eq!(serde_json::from_str::<Object>(&json).unwrap(), object, "{json}");
     }

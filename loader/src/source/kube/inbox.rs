@@ -180,15 +180,23 @@ impl News {
 
 /// Removes the objects of `kind` that are not to be kept. Whether there were any.
 fn retain(objects: &mut Objects, kind: Kind, keep: impl Fn(&ObjectName) -> bool) -> bool {
-    let Objects { nodes, pods, blocks, pools } = objects;
-    let before = nodes.len() + pods.len() + blocks.len() + pools.len();
-    match kind {
-        Kind::Node => nodes.retain(|name, _| keep(&ObjectName::Node(name.clone()))),
-        Kind::Pod => pods.retain(|name, _| keep(&ObjectName::Pod(name.clone()))),
-        Kind::Block => blocks.retain(|name, _| keep(&ObjectName::Block(name.clone()))),
-        Kind::Pool => pools.retain(|name, _| keep(&ObjectName::Pool(name.clone()))),
+    fn keeping<N: Clone + Ord, O>(
+        map: &mut BTreeMap<N, O>,
+        keep: impl Fn(&ObjectName) -> bool,
+        name: fn(N) -> ObjectName,
+    ) -> bool {
+        let before = map.len();
+        map.retain(|key, _| keep(&name(key.clone())));
+        map.len() != before
     }
-    nodes.len() + pods.len() + blocks.len() + pools.len() != before
+    match kind {
+        Kind::Node => keeping(&mut objects.nodes, keep, ObjectName::Node),
+        Kind::Pod => keeping(&mut objects.pods, keep, ObjectName::Pod),
+        Kind::Block => keeping(&mut objects.blocks, keep, ObjectName::Block),
+        Kind::Pool => keeping(&mut objects.pools, keep, ObjectName::Pool),
+        Kind::Namespace => keeping(&mut objects.namespaces, keep, ObjectName::Namespace),
+        Kind::Policy => keeping(&mut objects.policies, keep, ObjectName::Policy),
+    }
 }
 
 /// Puts an object in place of the one of its name. Whether they differ.
@@ -198,6 +206,8 @@ fn put(objects: &mut Objects, object: Object) -> bool {
         Object::Pod(pod) => replace(&mut objects.pods, pod.name.clone(), pod),
         Object::Block(block) => replace(&mut objects.blocks, block.name.clone(), block),
         Object::Pool(pool) => replace(&mut objects.pools, pool.name.clone(), pool),
+        Object::Namespace(namespace) => replace(&mut objects.namespaces, namespace.name.clone(), namespace),
+        Object::Policy(policy) => replace(&mut objects.policies, policy.name.clone(), policy),
     }
 }
 
@@ -215,5 +225,7 @@ fn remove(objects: &mut Objects, name: &ObjectName) -> bool {
         ObjectName::Pod(name) => objects.pods.remove(name).is_some(),
         ObjectName::Block(name) => objects.blocks.remove(name).is_some(),
         ObjectName::Pool(name) => objects.pools.remove(name).is_some(),
+        ObjectName::Namespace(name) => objects.namespaces.remove(name).is_some(),
+        ObjectName::Policy(name) => objects.policies.remove(name).is_some(),
     }
 }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
-use crate::object::{BlockObject, NodeObject, Objects, PodName, PodObject, PoolObject};
+use crate::object::{
+    BlockObject, NamespaceObject, NodeObject, Objects, PodName, PodObject, PolicyName, PolicyObject, PoolObject,
+};
 
 /// The last good state. A kind that an older version did not watch is missing, and not empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,8 @@ pub(super) struct Kept<'a> {
     pods: Option<Cow<'a, BTreeMap<PodName, PodObject>>>,
     blocks: Option<Cow<'a, BTreeMap<String, BlockObject>>>,
     pools: Option<Cow<'a, BTreeMap<String, PoolObject>>>,
+    namespaces: Option<Cow<'a, BTreeMap<String, NamespaceObject>>>,
+    policies: Option<Cow<'a, BTreeMap<PolicyName, PolicyObject>>>,
 }
 
 /// When to write.
@@ -39,30 +43,36 @@ const SHARE: u32 = 20;
 impl<'a> Kept<'a> {
     /// `objects`, which were the server's at `as_of`.
     pub(super) fn of(objects: &'a Objects, as_of: SystemTime) -> Self {
-        let Objects { nodes, pods, blocks, pools } = objects;
+        let Objects { nodes, pods, blocks, pools, namespaces, policies } = objects;
         Self {
             as_of_secs: as_of.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             nodes: Some(Cow::Borrowed(nodes)),
             pods: Some(Cow::Borrowed(pods)),
             blocks: Some(Cow::Borrowed(blocks)),
             pools: Some(Cow::Borrowed(pools)),
+            namespaces: Some(Cow::Borrowed(namespaces)),
+            policies: Some(Cow::Borrowed(policies)),
         }
     }
 
     /// The objects, the kinds that they are of, and when they were the server's.
     pub(super) fn into_parts(self) -> (Objects, BTreeSet<Kind>, SystemTime) {
-        let Self { as_of_secs, nodes, pods, blocks, pools } = self;
+        let Self { as_of_secs, nodes, pods, blocks, pools, namespaces, policies } = self;
         let kinds = [
             (Kind::Node, nodes.is_some()),
             (Kind::Pod, pods.is_some()),
             (Kind::Block, blocks.is_some()),
             (Kind::Pool, pools.is_some()),
+            (Kind::Namespace, namespaces.is_some()),
+            (Kind::Policy, policies.is_some()),
         ];
         let objects = Objects {
             nodes: nodes.map(Cow::into_owned).unwrap_or_default(),
             pods: pods.map(Cow::into_owned).unwrap_or_default(),
             blocks: blocks.map(Cow::into_owned).unwrap_or_default(),
             pools: pools.map(Cow::into_owned).unwrap_or_default(),
+            namespaces: namespaces.map(Cow::into_owned).unwrap_or_default(),
+            policies: policies.map(Cow::into_owned).unwrap_or_default(),
         };
         let kinds = kinds.into_iter().filter_map(|(kind, known)| known.then_some(kind)).collect();
         (objects, kinds, UNIX_EPOCH + Duration::from_secs(as_of_secs))

@@ -4,7 +4,7 @@
 //! the server sent is dropped here, so that a large cluster fits into little memory. Never: a request, or a whole
 //! stream lost to one object that cannot be read.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::metadata::PartialObjectMeta;
@@ -15,7 +15,11 @@ use serde_json::Value;
 
 use crate::crd::IpPool;
 use crate::object::block::BlockAffinity;
-use crate::object::{BlockObject, NodeObject, Object, ObjectName, PodName, PodObject, PoolObject};
+use crate::object::policy::PolicyManifest;
+use crate::object::{
+    BlockObject, NamespaceObject, NodeObject, Object, ObjectName, PodName, PodObject, PolicyName, PolicyObject,
+    PoolObject,
+};
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +32,10 @@ pub(super) enum Kind {
     Block,
     /// `crd.projectcalico.org/v1` IPPool.
     Pool,
+    /// `v1` Namespace.
+    Namespace,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    Policy,
 }
 
 /// One thing that a watch says.
@@ -84,7 +92,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 4] = [Self::Node, Self::Pod, Self::Block, Self::Pool];
+    pub(super) const ALL: [Self; 6] = [Self::Node, Self::Pod, Self::Block, Self::Pool, Self::Namespace, Self::Policy];
 
     /// As kubectl names it.
     pub(super) fn resource(self) -> &'static str {
@@ -93,13 +101,15 @@ impl Kind {
             Self::Pod => "pods",
             Self::Block => "blockaffinities",
             Self::Pool => "ippools",
+            Self::Namespace => "namespaces",
+            Self::Policy => "networkpolicies",
         }
     }
 
     /// Whether the server may not know the kind, because nobody has defined it.
     pub(super) fn is_optional(self) -> bool {
         match self {
-            Self::Node | Self::Pod => false,
+            Self::Node | Self::Pod | Self::Namespace | Self::Policy => false,
             Self::Block | Self::Pool => true,
         }
     }
@@ -111,6 +121,8 @@ impl Kind {
             Self::Pod => Pod::url_path(&(), None),
             Self::Block => BlockAffinity::url_path(&(), None),
             Self::Pool => IpPool::url_path(&(), None),
+            Self::Namespace => Namespace::url_path(&(), None),
+            Self::Policy => PolicyManifest::url_path(&(), None),
         }
     }
 
@@ -118,7 +130,7 @@ impl Kind {
     pub(super) fn field_selector(self) -> Option<&'static str> {
         match self {
             Self::Pod => Some("status.phase!=Succeeded,status.phase!=Failed"),
-            Self::Node | Self::Block | Self::Pool => None,
+            Self::Node | Self::Block | Self::Pool | Self::Namespace | Self::Policy => None,
         }
     }
 
@@ -129,6 +141,8 @@ impl Kind {
             ObjectName::Pod(_) => Self::Pod,
             ObjectName::Block(_) => Self::Block,
             ObjectName::Pool(_) => Self::Pool,
+            ObjectName::Namespace(_) => Self::Namespace,
+            ObjectName::Policy(_) => Self::Policy,
         }
     }
 
@@ -139,6 +153,8 @@ impl Kind {
             Self::Pod => event::<Pod>(self, line),
             Self::Block => event::<BlockAffinity>(self, line),
             Self::Pool => event::<IpPool>(self, line),
+            Self::Namespace => event::<Namespace>(self, line),
+            Self::Policy => event::<PolicyManifest>(self, line),
         }
     }
 
@@ -149,6 +165,8 @@ impl Kind {
             Self::Pod => page::<Pod>(self, text),
             Self::Block => page::<BlockAffinity>(self, text),
             Self::Pool => page::<IpPool>(self, text),
+            Self::Namespace => page::<Namespace>(self, text),
+            Self::Policy => page::<PolicyManifest>(self, text),
         }
     }
 
@@ -159,6 +177,8 @@ impl Kind {
             Self::Pod => ObjectName::Pod(PodName::new(meta.namespace.clone().unwrap_or_default(), name)),
             Self::Block => ObjectName::Block(name),
             Self::Pool => ObjectName::Pool(name),
+            Self::Namespace => ObjectName::Namespace(name),
+            Self::Policy => ObjectName::Policy(PolicyName::new(meta.namespace.clone().unwrap_or_default(), name)),
         }
     }
 }
@@ -183,6 +203,18 @@ impl Wire for Pod {
 impl Wire for IpPool {
     fn object(self) -> Object {
         Object::Pool(PoolObject::from(self))
+    }
+}
+
+impl Wire for Namespace {
+    fn object(self) -> Object {
+        Object::Namespace(NamespaceObject::from(self))
+    }
+}
+
+impl Wire for PolicyManifest {
+    fn object(self) -> Object {
+        Object::Policy(PolicyObject::from(self))
     }
 }
 

@@ -338,7 +338,11 @@ async fn without_a_server_the_next_agent_begins_with_what_the_last_one_knew() {
     let age = next.as_of().unwrap().duration_since(as_of - Duration::from_secs(1)).unwrap();
     assert!(age <= Duration::from_secs(1) && next.as_of().unwrap() <= SystemTime::now());
     until(&mut next, "a word about it", |source| said(source).contains("refused")).await;
-    assert!(said(&next).contains("nodes, pods, blockaffinities and ippools cannot be watched"), "{}", said(&next));
+    assert!(
+        said(&next).contains("nodes, pods, blockaffinities, ippools, namespaces and networkpolicies cannot be watched"),
+        "{}",
+        said(&next)
+    );
     assert_eq!(nodes(&next), ["a"]);
 }
 

@@ -38,6 +38,17 @@ fn an_object_is_the_same_from_the_api_and_from_a_manifest() {
 }
 
 #[test]
+fn a_policy_that_cannot_be_understood_is_no_less_a_policy() {
+    let policy = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p","namespace":"shop","resourceVersion":"3"},"spec":{"podSelector":{},"ingress":[{"form":[]}]}}"#;
+    let manifest = parse::manifest(policy, Format::Json).unwrap();
+    let Event::Object { name, change, .. } = Kind::Policy.event(&line("ADDED", policy)).unwrap() else { panic!() };
+    assert_eq!(name.to_string(), "NetworkPolicy shop/p");
+    assert_eq!(change, Change::Put(manifest.objects[0].clone()));
+    assert_eq!(Kind::Policy.path(), "/apis/networking.k8s.io/v1/networkpolicies");
+    assert_eq!(Kind::Namespace.path(), "/api/v1/namespaces");
+}
+
+#[test]
 fn events_are_told_apart() {
     let event = |kind| Kind::Pod.event(&line(kind, POD)).unwrap();
     assert!(matches!(event("MODIFIED"), Event::Object { change: Change::Put(_), .. }));

@@ -1,0 +1,60 @@
+//! Names of objects that live in a namespace.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Declares the name of a namespaced kind: a type of its own, so that a policy's name is never taken for a pod's.
+macro_rules! namespaced {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        pub struct $name {
+            /// `metadata.namespace`.
+            pub namespace: String,
+            /// `metadata.name`.
+            pub name: String,
+        }
+
+        // === impl $name ===
+
+        impl $name {
+            /// From its two parts.
+            pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+                Self { namespace: namespace.into(), name: name.into() }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.namespace, self.name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                let (namespace, name) = text.split_once('/').ok_or_else(|| format!("`{text}` is not namespace/name"))?;
+                Ok(Self::new(namespace, name))
+            }
+        }
+    };
+}
+
+namespaced! {
+    /// Namespace and name of a pod; as text, and in JSON, `namespace/name`.
+    PodName
+}
+
+namespaced! {
+    /// Namespace and name of a NetworkPolicy; as text, and in JSON, `namespace/name`.
+    PolicyName
+}
