@@ -299,11 +299,12 @@ impl ControlPlane {
 
     /// Starts a program where the control plane is.
     pub(super) fn start_daemon(&self, name: &str, command: Command) -> Result<()> {
-        let command = match &self.settings().namespace {
-            Some(namespace) => Namespace::open(namespace)?.entering(command),
-            None => command,
+        // By name even where it is the caller's own: the thread that starts programs may be in another.
+        let namespace = match &self.settings().namespace {
+            Some(namespace) => Namespace::open(namespace)?,
+            None => Namespace::current()?,
         };
-        self.daemon(name).start(command, self.lifetime)
+        self.daemon(name).start(namespace.entering(command), self.lifetime)
     }
 
     /// Waits until the API server says that it is ready.

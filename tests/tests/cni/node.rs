@@ -171,7 +171,8 @@ impl Node {
         let name = format!("{}-{pod}-{which}", self.lab.name());
         Ok(Sandbox {
             namespace: Namespace::create(&format!("mgy-{name}"))?,
-            name,
+            // A handle's name is made of it, and Kubernetes takes no underscores there.
+            name: name.replace('_', "-"),
             node: self.lab.node(NODE)?.namespace,
             binary: self.binary.clone(),
             socket: self.lab.dir().agent_state(NODE).join("cni.sock"),
