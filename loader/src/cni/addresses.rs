@@ -12,12 +12,11 @@ use tokio::sync::OnceCell;
 
 use super::{
     protocol::Prepare,
-    records::Record,
     server::{AddressManager, Assigned},
-    spec::{CniError, code},
+    spec::{AttachmentId, CniError, code},
 };
 use crate::{
-    ipam::{Family, Ipam, IpamError, PodRequest},
+    ipam::{Family, Ipam, IpamError, NETWORK, PodRequest, pod_handle},
     source::kube::ApiConfig,
 };
 
@@ -72,9 +71,9 @@ impl KubeAddresses {
         Ok(Assigned { addresses: given.into_iter().map(|net| net.addr()).collect(), mac })
     }
 
-    async fn take_back(&self, record: &Record) -> Result<(), CniError> {
+    async fn take_back(&self, attachment: &AttachmentId) -> Result<(), CniError> {
         let (_, ipam) = self.connected().await?;
-        let handle = PodRequest::new(&record.attachment.container_id, record.pod.clone()).handle;
+        let handle = pod_handle(NETWORK, &attachment.container_id);
         ipam.release(&handle).await.map(drop).map_err(|e| refused("taking the pod's address back", &e))
     }
 
@@ -94,8 +93,8 @@ impl AddressManager for Arc<KubeAddresses> {
         Box::pin(self.give(request))
     }
 
-    fn release<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<(), CniError>> {
-        Box::pin(self.take_back(record))
+    fn release<'a>(&'a self, attachment: &'a AttachmentId) -> BoxFuture<'a, Result<(), CniError>> {
+        Box::pin(self.take_back(attachment))
     }
 }
 

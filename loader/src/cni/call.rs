@@ -22,6 +22,19 @@ pub enum Command {
     Version,
 }
 
+// === impl Command ===
+
+impl Command {
+    /// The version of the specification that brought the command, where it was not always there.
+    pub fn since(self) -> Option<&'static str> {
+        match self {
+            Self::Check => Some("0.4.0"),
+            Self::Gc | Self::Status => Some("1.1.0"),
+            Self::Add | Self::Del | Self::Version => None,
+        }
+    }
+}
+
 /// The variables of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {

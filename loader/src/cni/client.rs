@@ -1,10 +1,11 @@
-//! The plugin's side of the socket. Never waits longer than it may: an agent that is dead or stuck is "try again later".
+//! The plugin's side of the socket. Never waits for an agent that is dead or stuck: one that works on an answer says so
+//! every now and then, and one that says nothing is "try again later".
 
 use std::{
-    io::{BufRead as _, BufReader, ErrorKind, Write as _},
+    io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -12,13 +13,19 @@ use super::{
     spec::{CniError, code},
 };
 
-/// How long one answer may take. The runtime repeats what fails, so waiting long helps nobody.
-const PATIENCE: Duration = Duration::from_millis(2_500);
+/// How long the agent may be silent. It says every [`super::server::HEARTBEAT`] that it still works on the answer.
+const SILENCE: Duration = Duration::from_millis(2_500);
+
+/// How long a whole call may take, however often the agent says that it works on it. The runtime repeats what fails.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the agent.
 pub struct Agent {
     socket: PathBuf,
     stream: BufReader<UnixStream>,
+    deadline: Instant,
+    /// Whether an answer did not come. It may come yet, in place of the answer to something else.
+    unanswered: bool,
 }
 
 // === impl Agent ===
@@ -30,12 +37,17 @@ impl Agent {
     /// [`code::TRY_AGAIN`]: nobody listens.
     pub fn connect(socket: &Path) -> Result<Self, CniError> {
         let stream = UnixStream::connect(socket).and_then(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(SILENCE))?;
+            stream.set_write_timeout(Some(SILENCE))?;
             Ok(stream)
         });
         match stream {
-            Ok(stream) => Ok(Self { socket: socket.to_owned(), stream: BufReader::new(stream) }),
+            Ok(stream) => Ok(Self {
+                socket: socket.to_owned(),
+                stream: BufReader::new(stream),
+                deadline: Instant::now() + PATIENCE,
+                unanswered: false,
+            }),
             Err(e) => Err(CniError::new(
                 code::TRY_AGAIN,
                 "connecting to Margay's agent",
@@ -50,8 +62,9 @@ impl Agent {
     /// What the agent said, or [`code::TRY_AGAIN`] where it said nothing in time.
     pub fn ask(&mut self, request: &Request) -> Result<Reply, CniError> {
         let reply = self.exchange(request).map_err(|e| {
+            self.unanswered = true;
             let late = matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-            let what = if late { format!("no answer within {PATIENCE:?}") } else { e.to_string() };
+            let what = if late { "no answer in time".to_owned() } else { e.to_string() };
             CniError::new(code::TRY_AGAIN, "talking to Margay's agent", format!("{}: {what}", self.socket.display()))
         })?;
         match reply {
@@ -60,14 +73,34 @@ impl Agent {
         }
     }
 
-    fn exchange(&mut self, request: &Request) -> std::io::Result<Reply> {
+    /// Asks for something to be undone. An agent that owes an answer is told all the same: it does what it is asked in
+    /// turn, whether anybody listens or not.
+    pub fn undo(mut self, request: &Request) {
+        if self.unanswered {
+            drop(self.tell(request));
+        } else {
+            drop(self.ask(request));
+        }
+    }
+
+    fn tell(&mut self, request: &Request) -> io::Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line)?;
-        let mut answer = String::new();
-        if self.stream.read_line(&mut answer)? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
+        self.stream.get_mut().write_all(&line)
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<Reply> {
+        self.tell(request)?;
+        loop {
+            let mut answer = String::new();
+            if self.stream.read_line(&mut answer)? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            match serde_json::from_str(&answer)? {
+                Reply::Working if Instant::now() > self.deadline => return Err(ErrorKind::TimedOut.into()),
+                Reply::Working => {}
+                reply => return Ok(reply),
+            }
         }
-        Ok(serde_json::from_str(&answer)?)
     }
 }

@@ -28,12 +28,24 @@ struct IpamAddress {
     address: IpNet,
 }
 
-/// Runs the plugin with `command` in place of our own. Returns the addresses it gave (ADD).
+/// ADD: the addresses that the plugin gives.
+///
+/// # Errors
+/// There is no such plugin, what it answered, or it gave none.
+pub fn add(plugin: &str, call: &Call, config: &[u8]) -> Result<Vec<IpAddr>, CniError> {
+    let result = run(plugin, "ADD", call, config)?;
+    let result: Result<IpamResult, _> = serde_json::from_slice(&result);
+    let addresses: Vec<IpAddr> =
+        result.map_err(|e| failed(plugin, e.to_string()))?.ips.into_iter().map(|ip| ip.address.addr()).collect();
+    if addresses.is_empty() { Err(failed(plugin, "it gave no address".to_owned())) } else { Ok(addresses) }
+}
+
+/// Runs the plugin with `command` in place of our own. Returns what it printed.
 ///
 /// # Errors
 /// There is no such plugin, or what it answered.
-pub fn run(plugin: &str, command: &str, call: &Call, config: &[u8]) -> Result<Vec<IpAddr>, CniError> {
-    let failed = |details: String| CniError::new(code::IO, format!("running the IPAM plugin {plugin}"), details);
+pub fn run(plugin: &str, command: &str, call: &Call, config: &[u8]) -> Result<Vec<u8>, CniError> {
+    let failed = |details: String| failed(plugin, details);
     let path = find(plugin, &call.path).ok_or_else(|| failed("it is in no directory of CNI_PATH".to_owned()))?;
     let mut child = Command::new(&path)
         .env("CNI_COMMAND", command)
@@ -51,11 +63,11 @@ pub fn run(plugin: &str, command: &str, call: &Call, config: &[u8]) -> Result<Ve
         let error = serde_json::from_slice::<CniError>(&output.stdout);
         return Err(error.unwrap_or_else(|_none| failed(String::from_utf8_lossy(&output.stdout).into_owned())));
     }
-    if command != "ADD" {
-        return Ok(Vec::new());
-    }
-    let result: IpamResult = serde_json::from_slice(&output.stdout).map_err(|e| failed(e.to_string()))?;
-    Ok(result.ips.into_iter().map(|ip| ip.address.addr()).collect())
+    Ok(output.stdout)
+}
+
+fn failed(plugin: &str, details: String) -> CniError {
+    CniError::new(code::IO, format!("running the IPAM plugin {plugin}"), details)
 }
 
 /// The plugin's file. A name with a slash is no plugin's.

@@ -6,9 +6,15 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
+    time::{Duration, Instant},
 };
 
 use margay_maps::Mac;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use serde_json::Value;
 
 use super::{
@@ -18,12 +24,15 @@ use super::{
     delegate,
     protocol::{Attached, HOST_MAC, Prepare, Prepared, Reply, Request},
     spec::{Added, AttachmentId, CniError, NetConf, VERSIONS, code, versions_json},
-    wire::{self, Wire},
+    wire::{self, HostSide, Wire},
 };
 use crate::{names::workload_interface, object::PodName, state::DEFAULT_STATE_DIR};
 
 /// The name under which `ipam.type` means Margay's own address manager.
 const OWN_IPAM: &str = "margay";
+
+/// How long one call waits for another that is about the same sandbox.
+const ALONE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The plugin's `main`.
 pub fn main() -> ExitCode {
@@ -60,6 +69,10 @@ fn run(stdin: &[u8]) -> Result<Option<Value>, CniError> {
     if !VERSIONS.contains(&conf.cni_version.as_str()) {
         let spoken = VERSIONS.join(", ");
         let details = format!("cniVersion {:?} is none of {spoken}", conf.cni_version);
+        return Err(CniError::new(code::INCOMPATIBLE_VERSION, "reading the network configuration", details));
+    }
+    if let Some(since) = call.command.since().filter(|since| conf.cni_version.as_str() < *since) {
+        let details = format!("cniVersion {:?} has no {:?}, which came with {since}", conf.cni_version, call.command);
         return Err(CniError::new(code::INCOMPATIBLE_VERSION, "reading the network configuration", details));
     }
     let plugin = Plugin { call, conf, stdin };
@@ -100,16 +113,18 @@ impl Plugin<'_> {
 
     fn add(&self) -> Result<Value, CniError> {
         let netns = open_netns(&self.call.netns)?;
+        // Two calls for one sandbox would undo each other's work.
+        let netns = alone(netns)?;
         // Before anything is given or made: without an agent there is nothing to undo.
         let mut agent = self.agent()?;
         let given = match self.delegate() {
-            Some(plugin) => delegate::run(plugin, "ADD", &self.call, self.stdin)?,
+            Some(plugin) => delegate::add(plugin, &self.call, self.stdin)?,
             None => Vec::new(),
         };
         let result = self.add_with(&mut agent, &netns, given);
         if result.is_err() {
             // What failed half-way is taken back; the runtime will call DEL as well, and the agent remembers.
-            drop(agent.ask(&Request::Release { attachment: self.attachment() }));
+            agent.undo(&self.release());
             if let Some(plugin) = self.delegate() {
                 drop(delegate::run(plugin, "DEL", &self.call, self.stdin));
             }
@@ -121,11 +136,11 @@ impl Plugin<'_> {
     fn add_with(&self, agent: &mut Agent, netns: &File, given: Vec<IpAddr>) -> Result<Value, CniError> {
         let pod = self.call.pod.clone().unwrap_or_default();
         let host_interface = workload_interface(&pod.namespace, &pod.name);
-        wire::make(netns, &host_interface, &self.call.ifname).map_err(kernel)?;
-        let added = self.put_in_force(agent, netns, given, pod, &host_interface);
+        let host = wire::make(netns, &host_interface, &self.call.ifname).map_err(kernel)?;
+        let added = self.put_in_force(agent, netns, host, given, pod, host_interface);
         if added.is_err() {
             // The error is the one to report; DEL, and the end of the namespace, try again.
-            drop(wire::remove(&host_interface));
+            drop(host.remove());
         }
         Ok(added?.to_json(&self.conf.cni_version, self.conf.prev_result.as_ref()))
     }
@@ -134,9 +149,10 @@ impl Plugin<'_> {
         &self,
         agent: &mut Agent,
         netns: &File,
+        host: HostSide,
         given: Vec<IpAddr>,
         pod: PodName,
-        host_interface: &str,
+        host_interface: String,
     ) -> Result<Added, CniError> {
         let request = Request::Prepare(Prepare {
             attachment: self.attachment(),
@@ -150,11 +166,11 @@ impl Plugin<'_> {
         let mtu = if self.conf.mtu == 0 { mtu } else { self.conf.mtu };
         let mac = self.mac(mac.as_deref())?;
         let interface = self.call.ifname.as_str();
-        let wire = Wire { host_interface, interface, mac, addresses: &addresses, mtu };
-        let mac = wire::configure(netns, &wire).map_err(kernel)?;
+        let wire = Wire { interface, mac, addresses: &addresses, mtu };
+        let mac = wire::configure(netns, host, &wire).map_err(kernel)?;
         agent.ask(&Request::Commit { attachment: self.attachment() })?;
         Ok(Added {
-            host_interface: host_interface.to_owned(),
+            host_interface,
             host_mac: HOST_MAC.to_string(),
             interface: interface.to_owned(),
             mac: mac.to_string(),
@@ -163,6 +179,10 @@ impl Plugin<'_> {
             mtu,
             gateway: wire::GATEWAY.into(),
         })
+    }
+
+    fn release(&self) -> Request {
+        Request::Release { attachment: self.attachment(), own_addresses: self.delegate().is_none() }
     }
 
     fn wanted(&self) -> Result<Vec<IpAddr>, CniError> {
@@ -184,19 +204,14 @@ impl Plugin<'_> {
         text.parse().map(Some).map_err(invalid)
     }
 
-    /// Never fails for what is not there (any more). Without an agent the interface goes all the same; the runtime is
-    /// told to come again, so that the addresses come back as well.
+    /// Never fails for what is not there (any more). Without an agent nothing is done and the runtime is told to come
+    /// again: only the agent knows whether the interface is still this container's.
     fn del(&self) -> Result<(), CniError> {
-        let released = self.agent().and_then(|mut a| a.ask(&Request::Release { attachment: self.attachment() }));
-        let interface = match &released {
-            Ok(Reply::Done(Some(Attached { superseded: true, .. }))) => None,
-            Ok(Reply::Done(Some(attached))) => Some(attached.host_interface.clone()),
-            _ => None,
-        };
-        if let Some(interface) = interface {
+        let released = self.agent().and_then(|mut a| a.ask(&self.release()));
+        if let Ok(Reply::Done(Some(Attached { superseded: false, host_interface, .. }))) = &released {
             let kernel =
                 |e: anyhow::Error| CniError::new(code::KERNEL, "removing the pod's interface", format!("{e:#}"));
-            wire::remove(&interface).map_err(kernel)?;
+            wire::remove(host_interface).map_err(kernel)?;
         }
         if let Some(plugin) = self.delegate() {
             delegate::run(plugin, "DEL", &self.call, self.stdin)?;
@@ -213,7 +228,13 @@ impl Plugin<'_> {
         };
         let differs =
             |e: anyhow::Error| CniError::new(code::CHECK_FAILED, "checking the pod's interface", format!("{e:#}"));
-        wire::check(&netns, &self.call.ifname, &attached.addresses).map_err(differs)
+        wire::check(&netns, &self.call.ifname, &attached.addresses).map_err(differs)?;
+        self.delegated("CHECK")
+    }
+
+    /// The same of the IPAM plugin, if there is one.
+    fn delegated(&self, command: &str) -> Result<(), CniError> {
+        self.delegate().map_or(Ok(()), |plugin| delegate::run(plugin, command, &self.call, self.stdin).map(drop))
     }
 
     fn gc(&self) -> Result<(), CniError> {
@@ -222,15 +243,13 @@ impl Plugin<'_> {
             CniError::new(code::INVALID_CONFIG, "reading the network configuration", details)
         })?;
         self.agent()?.ask(&Request::Gc { valid })?;
-        match self.delegate() {
-            Some(plugin) => delegate::run(plugin, "GC", &self.call, self.stdin).map(drop),
-            None => Ok(()),
-        }
+        self.delegated("GC")
     }
 
     fn status(&self) -> Result<(), CniError> {
         let unavailable = |e: CniError| CniError { code: code::NOT_AVAILABLE, ..e };
-        self.agent().and_then(|mut a| a.ask(&Request::Status)).map(drop).map_err(unavailable)
+        self.agent().and_then(|mut a| a.ask(&Request::Status)).map(drop).map_err(unavailable)?;
+        self.delegated("STATUS")
     }
 }
 
@@ -246,6 +265,23 @@ fn open_netns(path: &str) -> Result<File, CniError> {
             format!("{path}: {e}; the container may be gone"),
         )
     })
+}
+
+/// Waits until no other call has the sandbox. Held until the file is closed, however this process ends.
+fn alone(netns: File) -> Result<Flock<File>, CniError> {
+    let mut netns = netns;
+    let deadline = Instant::now() + ALONE_PATIENCE;
+    loop {
+        netns = match Flock::lock(netns, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((netns, Errno::EWOULDBLOCK)) if Instant::now() < deadline => netns,
+            Err((_, e)) => {
+                let details = format!("{e}; another call is busy with it");
+                return Err(CniError::new(code::TRY_AGAIN, "waiting for the pod's network namespace", details));
+            }
+        };
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn confused() -> CniError {

@@ -1,4 +1,5 @@
-//! What plugin and agent say to each other: one JSON object a line, each request answered by one reply.
+//! What plugin and agent say to each other: one JSON object a line, each request answered by one reply, before which
+//! the agent may say any number of times that it works on it.
 
 use std::net::IpAddr;
 
@@ -23,6 +24,9 @@ pub enum Request {
     Release {
         /// Which attachment.
         attachment: AttachmentId,
+        /// Whether its addresses, if it has any, are from Margay's own address manager: then they are looked for even if
+        /// the agent knows nothing of the attachment.
+        own_addresses: bool,
     },
     /// CHECK: is the attachment in force?
     Check {
@@ -57,6 +61,8 @@ pub struct Prepare {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
+    /// The answer is not ready yet.
+    Working,
     /// To [`Request::Prepare`].
     Prepared(Prepared),
     /// Done, or in force; to [`Request::Release`] and [`Request::Check`] with what was attached, if anything was.

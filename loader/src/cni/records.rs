@@ -78,10 +78,12 @@ impl Records {
         Some(self.records.remove(at))
     }
 
-    /// Remembers again what [`Records::remove`] gave, as one whose interface is gone: it is a pod no more, but its
-    /// addresses are still out.
-    pub fn restore(&mut self, record: Record) {
-        self.records.insert(0, Record { committed: false, ..record });
+    /// The interface is about to go: the attachment is a pod no more, but its addresses are still out. It is remembered
+    /// until they are back, whatever happens meanwhile.
+    pub fn retire(&mut self, attachment: &AttachmentId) -> Option<&Record> {
+        let record = self.records.iter_mut().find(|r| r.attachment == *attachment)?;
+        record.committed = false;
+        Some(record)
     }
 
     /// The attachments that are not among `valid`.
@@ -158,6 +160,9 @@ mod tests {
         assert!(records.commit(&id("c1")));
         assert_eq!(addresses(&records, &mut Objects::default()), [("web".to_owned(), vec!["10.0.0.1".to_owned()])]);
         assert!(!records.commit(&id("c2")));
+        assert_eq!(records.retire(&id("c1")).unwrap().addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(addresses(&records, &mut Objects::default()), []);
+        assert!(records.get(&id("c1")).is_some() && records.retire(&id("c2")).is_none());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,14 +17,14 @@ use std::{
 use futures::future::BoxFuture;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{mpsc, oneshot, watch},
 };
 use tracing::{debug, info, warn};
 
 use super::{
     protocol::{Attached, Prepare, Prepared, Reply, Request},
-    records::{Record, Records},
+    records::Records,
     spec::{AttachmentId, CniError, code},
 };
 use crate::state::{StateDir, StateError};
@@ -34,7 +35,7 @@ pub trait AddressManager: Send + Sync {
     /// same.
     fn assign<'a>(&'a self, request: &'a Prepare) -> BoxFuture<'a, Result<Assigned, CniError>>;
     /// Takes back what the attachment had; nothing is no error.
-    fn release<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<(), CniError>>;
+    fn release<'a>(&'a self, attachment: &'a AttachmentId) -> BoxFuture<'a, Result<(), CniError>>;
 }
 
 /// What an address manager gave.
@@ -57,7 +58,7 @@ impl AddressManager for NoAddresses {
         Box::pin(async move { Err(CniError::new(code::NO_ADDRESS, "giving the pod an address", details)) })
     }
 
-    fn release<'a>(&'a self, _record: &'a Record) -> BoxFuture<'a, Result<(), CniError>> {
+    fn release<'a>(&'a self, _attachment: &'a AttachmentId) -> BoxFuture<'a, Result<(), CniError>> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -89,8 +90,11 @@ pub struct Server {
     readiness: watch::Receiver<Readiness>,
 }
 
-/// The longest that ADD waits for a pass.
-const PASS_PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that a plugin's call waits for a pass. One takes milliseconds; on a machine without time for it, longer.
+const PASS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a plugin that waits is told that its answer is being worked on.
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
 
 // === impl Server ===
 
@@ -154,18 +158,26 @@ impl Server {
         Ok(())
     }
 
+    /// One plugin. Also what it asked before it hung up is done, in the order in which it asked.
     async fn serve(self: Arc<Self>, stream: UnixStream) {
         let (read, mut write) = stream.into_split();
         let mut lines = BufReader::new(read).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             let reply = match serde_json::from_str(&line) {
-                Ok(request) => self.answer(request).await.unwrap_or_else(Reply::Failed),
+                Ok(request) => self.answer_meanwhile(request, &mut write).await.unwrap_or_else(Reply::Failed),
                 Err(e) => Reply::Failed(CniError::new(code::DECODING, "understanding the plugin", e.to_string())),
             };
-            let Ok(mut line) = serde_json::to_vec(&reply) else { return };
-            line.push(b'\n');
-            if write.write_all(&line).await.is_err() {
-                return;
+            say(&mut write, &reply).await;
+        }
+    }
+
+    /// Answers, and says every now and then that the answer is being worked on.
+    async fn answer_meanwhile(&self, request: Request, write: &mut OwnedWriteHalf) -> Result<Reply, CniError> {
+        let mut answer = pin!(self.answer(request));
+        loop {
+            match tokio::time::timeout(HEARTBEAT, &mut answer).await {
+                Ok(reply) => return reply,
+                Err(_not_yet) => say(write, &Reply::Working).await,
             }
         }
     }
@@ -175,8 +187,10 @@ impl Server {
         match request {
             Request::Prepare(request) => self.prepare(&request).await.map(Reply::Prepared),
             Request::Commit { attachment } => self.commit(&attachment).await.map(Reply::Done),
-            Request::Release { attachment } => self.release(&attachment).await.map(Reply::Done),
-            Request::Check { attachment } => Ok(Reply::Done(self.attached(&attachment))),
+            Request::Release { attachment, own_addresses } => {
+                self.release(&attachment, own_addresses).await.map(Reply::Done)
+            }
+            Request::Check { attachment } => self.check(&attachment).await.map(Reply::Done),
             Request::Gc { valid } => self.collect(&valid).await.map(|()| Reply::Done(None)),
             Request::Status => self.ready().map(|_readiness| Reply::Done(None)),
         }
@@ -219,30 +233,44 @@ impl Server {
         Ok(Some(attached))
     }
 
-    /// First out of force, then back to the pool: nobody else may have an address that is still somebody's here.
-    async fn release(&self, attachment: &AttachmentId) -> Result<Option<Attached>, CniError> {
-        let Some(attached) = self.attached(attachment) else { return Ok(None) };
-        let record = self.lock().get(attachment).cloned();
-        self.change(|records| records.remove(attachment))?;
-        self.pass(None).await?;
-        if let Some(record) = record.filter(|r| r.own_addresses) {
-            let released = self.addresses.release(&record).await;
-            if released.is_err() {
-                // Remembered again, so that the next DEL, or GC, tries again.
-                self.change(|records| records.restore(record))?;
+    /// First out of force, then back to the pool: nobody else may have an address that is still somebody's here. And
+    /// remembered until it is back, so that what fails, or dies with the agent, is gone on with by the next DEL or GC.
+    ///
+    /// Of an attachment that is not remembered, an address may be out all the same: the agent may have died between
+    /// giving it and remembering it.
+    async fn release(&self, attachment: &AttachmentId, own_addresses: bool) -> Result<Option<Attached>, CniError> {
+        let Some(attached) = self.attached(attachment) else {
+            if own_addresses {
+                self.addresses.release(attachment).await?;
             }
-            released?;
+            return Ok(None);
+        };
+        let own_addresses = self.change(|records| records.retire(attachment).is_some_and(|r| r.own_addresses))?;
+        self.pass(None).await?;
+        if own_addresses {
+            self.addresses.release(attachment).await?;
         }
+        self.change(|records| records.remove(attachment))?;
         info!(interface = attached.host_interface, addresses = ?attached.addresses, "released");
+        Ok(Some(attached))
+    }
+
+    /// What is attached, if it is, and in force.
+    async fn check(&self, attachment: &AttachmentId) -> Result<Option<Attached>, CniError> {
+        let committed = self.lock().get(attachment).is_some_and(|record| record.committed);
+        let Some(attached) = self.attached(attachment).filter(|_| committed) else { return Ok(None) };
+        self.pass(Some(attached.host_interface.clone())).await?;
         Ok(Some(attached))
     }
 
     async fn collect(&self, valid: &[AttachmentId]) -> Result<(), CniError> {
         let stale = self.lock().stale(valid);
+        let mut failed = None;
+        // One that cannot be released keeps no other.
         for attachment in stale {
-            self.release(&attachment).await?;
+            failed = self.release(&attachment, false).await.err().or(failed);
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Has the agent's loop make a pass, and waits until it is over.
@@ -257,4 +285,11 @@ impl Server {
             Err(_late) => Err(failed(format!("the agent took longer than {PASS_PATIENCE:?}"))),
         }
     }
+}
+
+/// Says something to a plugin that may have hung up.
+async fn say(write: &mut OwnedWriteHalf, reply: &Reply) {
+    let Ok(mut line) = serde_json::to_vec(reply) else { return };
+    line.push(b'\n');
+    drop(write.write_all(&line).await);
 }

@@ -34,8 +34,6 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// A pod's interface to be made.
 #[derive(Clone, Debug)]
 pub struct Wire<'a> {
-    /// The host's side.
-    pub host_interface: &'a str,
     /// The pod's side.
     pub interface: &'a str,
     /// The pod's side's MAC; `None`: the kernel chooses.
@@ -74,8 +72,12 @@ impl Netlink {
         }
     }
 
+    /// One that is gone already is no error.
     fn delete(&self, index: u32) -> Result<()> {
-        self.runtime.block_on(self.handle.link().del(index).execute()).context("deleting the device")
+        match self.runtime.block_on(self.handle.link().del(index).execute()) {
+            Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENODEV => Ok(()),
+            other => other.context("deleting the device"),
+        }
     }
 
     fn loopback_up(&self) -> Result<()> {
@@ -84,14 +86,31 @@ impl Netlink {
     }
 
     /// Sets MTU and MAC, and the device up.
-    fn up(&self, name: &str, mtu: u32, mac: Option<Mac>) -> Result<LinkMessage> {
-        let mut message = LinkUnspec::new_with_name(name).mtu(mtu).up();
+    fn up(&self, index: u32, mtu: u32, mac: Option<Mac>) -> Result<()> {
+        let mut message = LinkUnspec::new_with_index(index).mtu(mtu).up();
         if let Some(mac) = mac {
             message = message.address(mac.bytes.to_vec());
         }
-        (self.runtime.block_on(self.handle.link().change(message.build()).execute()))
-            .with_context(|| format!("setting {name} up"))?;
-        self.find(name)?.ok_or_else(|| anyhow!("the device {name} has vanished"))
+        self.runtime.block_on(self.handle.link().change(message.build()).execute()).context("setting the device up")
+    }
+}
+
+/// The host's side of a pair that was made here. The name may be another pair's by the time it is used: a second sandbox
+/// of the same pod takes it over.
+#[derive(Clone, Copy, Debug)]
+pub struct HostSide {
+    index: u32,
+}
+
+// === impl HostSide ===
+
+impl HostSide {
+    /// Takes the pair away; one that is not there any more is no error.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(self) -> Result<()> {
+        Netlink::here()?.delete(self.index)
     }
 }
 
@@ -101,7 +120,7 @@ impl Netlink {
 ///
 /// # Errors
 /// The namespace is gone, the pod's name is taken, or the kernel refused; nothing is left then.
-pub fn make(netns: &File, host_interface: &str, interface: &str) -> Result<()> {
+pub fn make(netns: &File, host_interface: &str, interface: &str) -> Result<HostSide> {
     let host = Netlink::here()?;
     if let Some(leftover) = host.find(host_interface)? {
         host.delete(leftover.header.index)?;
@@ -112,16 +131,23 @@ pub fn make(netns: &File, host_interface: &str, interface: &str) -> Result<()> {
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build();
     let names = || format!("making the veth pair {host_interface} and {interface}");
-    host.runtime.block_on(host.handle.link().add(pair).execute()).with_context(names)
+    host.runtime.block_on(host.handle.link().add(pair).execute()).with_context(names)?;
+    // By way of the pod's side: by now the host's name may be another pair's.
+    let pod = inside(netns, || Netlink::here()?.find(interface))?;
+    let peer = pod.iter().flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    });
+    Ok(HostSide { index: peer.ok_or_else(|| anyhow!("the new {interface} has vanished from the pod"))? })
 }
 
 /// Gives both ends what they need and sets them up. Returns the pod side's MAC.
 ///
 /// # Errors
 /// The namespace or the pair is gone, or the kernel refused.
-pub fn configure(netns: &File, wire: &Wire<'_>) -> Result<Mac> {
+pub fn configure(netns: &File, host: HostSide, wire: &Wire<'_>) -> Result<Mac> {
     let mac = inside(netns, || configure_pod(wire))?;
-    Netlink::here()?.up(wire.host_interface, wire.mtu, None)?;
+    Netlink::here()?.up(host.index, wire.mtu, None).context("the host's side")?;
     Ok(mac)
 }
 
@@ -129,8 +155,10 @@ pub fn configure(netns: &File, wire: &Wire<'_>) -> Result<Mac> {
 fn configure_pod(wire: &Wire<'_>) -> Result<Mac> {
     let pod = Netlink::here()?;
     pod.loopback_up()?;
-    let link = pod.up(wire.interface, wire.mtu, wire.mac)?;
-    let index = link.header.index;
+    let gone = || anyhow!("the pod has no {}", wire.interface);
+    let index = pod.find(wire.interface)?.ok_or_else(gone)?.header.index;
+    pod.up(index, wire.mtu, wire.mac).with_context(|| format!("the pod's {}", wire.interface))?;
+    let link = pod.find(wire.interface)?.ok_or_else(gone)?;
     for ip in wire.addresses {
         let len = if ip.is_ipv4() { 32 } else { 128 };
         let added = pod.runtime.block_on(pod.handle.address().add(index, *ip, len).execute());
