@@ -56,6 +56,21 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Writes YAML manifests: what [`Cluster::from_yaml`] reads, and what a lab can be made of.
+    ///
+    /// # Errors
+    /// None that a cluster can cause; serialisation is fallible as such.
+    pub fn to_yaml(&self) -> Result<String> {
+        let Self { nodes, namespaces, pods, policies } = self;
+        let mut documents = Vec::new();
+        documents.extend(nodes.iter().map(serde_saphyr::to_string));
+        documents.extend(namespaces.iter().map(serde_saphyr::to_string));
+        documents.extend(pods.iter().map(serde_saphyr::to_string));
+        documents.extend(policies.iter().map(serde_saphyr::to_string));
+        let documents: Vec<String> = documents.into_iter().collect::<Result<_, _>>().context("writing YAML")?;
+        Ok(documents.join("\n---\n"))
+    }
+
     /// A namespace's labels. The API server gives each the label `kubernetes.io/metadata.name`
     /// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-metadata-name>).
     pub(super) fn namespace_labels(&self, namespace: &str) -> Labels {

@@ -28,7 +28,7 @@ pub mod answer;
 pub mod cluster;
 mod ends;
 pub mod flow;
-
+pub mod generate;
 mod judge;
 mod selector;
 pub mod tables;
