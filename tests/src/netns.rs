@@ -75,8 +75,15 @@ impl Namespace {
     /// # Errors
     /// There is none of this name.
     pub fn open(name: &str) -> Result<Self> {
-        let path = path(name);
-        let file = File::open(&path).with_context(|| format!("opening the network namespace {}", path.display()))?;
+        Self::at(name, &path(name))
+    }
+
+    /// Opens one that has its file elsewhere, and gives it a name for messages.
+    ///
+    /// # Errors
+    /// There is none at this path.
+    pub fn at(name: &str, path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("opening the network namespace {}", path.display()))?;
         Ok(Self { name: name.to_owned(), file: Arc::new(file) })
     }
 

@@ -1,20 +1,16 @@
 //! A whole Kubernetes, with the reference plugins as its network: what suites for Margay on a real cluster rely on.
 //!
-//! `cargo xtask lab up --kubernetes --cni bridge` is the same by hand. Ignored unless asked for, because the programs of a
-//! whole cluster take ten minutes to build, once.
+//! `cargo xtask lab up --kubernetes --cni bridge` is the same by hand. `cargo xtask test --kubernetes` runs this; otherwise
+//! it is ignored, because the programs of a whole cluster take ten minutes to build, once.
 
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use margay_lab::{
-    LabName, Namespace,
-    kubernetes::{Cni, KubeCluster, Service, images},
-};
+use margay_lab::kubernetes::{Cni, KubeCluster, Service, images, traces};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -80,29 +76,10 @@ fn eventually<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-fn settings() -> [Option<String>; 3] {
-    ["vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops"]
-        .map(|name| fs::read_to_string(Path::new("/proc/sys").join(name)).ok())
-}
-
-fn nothing_is_left(before: &[Option<String>; 3]) -> Result<()> {
-    let name: LabName = NAME.parse()?;
-    ensure!(!name.dir().exists(), "the directory is left");
-    ensure!(Namespace::list(&name.prefix())?.is_empty(), "network namespaces are left");
-    ensure!(!Path::new("/var/lib/margay-lab").join(NAME).exists(), "the nodes' disks are left");
-    ensure!(settings() == *before, "the machine's settings have changed");
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("listing mounts")?;
-    ensure!(!mounts.contains(NAME), "mounts are left");
-    for mount in mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4)) {
-        ensure!(!Path::new(mount).join("margay-lab").join(NAME).exists(), "control groups are left in {mount}");
-    }
-    Ok(())
-}
-
 #[test]
-#[ignore = "needs a whole Kubernetes: `cargo xtask setup` builds it"]
+#[ignore = "needs a whole Kubernetes: `cargo xtask test --kubernetes`"]
 fn pods_run_and_talk_and_survive_what_happens_to_nodes() -> Result<()> {
-    let before = settings();
+    let before = traces::settings();
     let began = Instant::now();
     let cluster = KubeCluster::builder(NAME).cni(Cni::Bridge).kube_proxy(true).start()?;
     println!("nodes Ready after {:.1} s", began.elapsed().as_secs_f64());
@@ -145,5 +122,5 @@ fn pods_run_and_talk_and_survive_what_happens_to_nodes() -> Result<()> {
     let began = Instant::now();
     drop(cluster);
     println!("down after {:.1} s", began.elapsed().as_secs_f64());
-    nothing_is_left(&before)
+    traces::nothing_of(&NAME.parse()?, &before)
 }

@@ -4,13 +4,14 @@
 //! work; [`super::cni`] only installs one.
 
 use std::{
+    net::Ipv4Addr,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,7 +25,11 @@ use super::{
     node::{self, KubeNode, Spec},
     sysctls, teardown,
 };
-use crate::{lab::require_root, names::LabName};
+use crate::{
+    lab::{Place, require_root},
+    names::LabName,
+    netns::Namespace,
+};
 
 /// Addresses of pods: controller-manager gives each node a /24 of them as podCIDR.
 pub const POD_CIDR: &str = "10.244.0.0/16";
@@ -79,7 +84,7 @@ impl KubeClusterBuilder {
         self
     }
 
-    /// Whether each node has a kube-proxy.
+    /// Whether each node has a kube-proxy; otherwise one can be started there later, as any service.
     pub fn kube_proxy(mut self, wanted: bool) -> Self {
         self.choices.kube_proxy = wanted;
         self
@@ -181,6 +186,7 @@ impl KubeCluster {
                 address: network::node_address(index)?,
                 images: vec![archive.clone()],
                 kube_proxy: self.choices.kube_proxy,
+                masquerade_all: self.choices.cni == Cni::Margay,
                 data: node::data(&name).join(node_name(index)),
             };
             let what = spec.name.clone();
@@ -284,4 +290,68 @@ pub(super) fn pod_cidr(node: &Node) -> Option<&str> {
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| &status.conditions).flatten();
     conditions.filter(|c| c.type_ == "Ready").any(|c| c.status == "True")
+}
+
+// === impl KubeCluster: places ===
+
+impl KubeCluster {
+    /// The pods of a selector (`app=web`) that are Ready and have a network of their own, as places for probes. They are
+    /// found without a program in them: by their addresses, among the network namespaces of their nodes.
+    ///
+    /// # Errors
+    /// The API server does not answer, or a pod's namespace cannot be found.
+    pub fn pods(&self, selector: &str) -> Result<Vec<Place>> {
+        let selector = format!("--selector={selector}");
+        let text =
+            self.control_plane.kubectl_output(["get", "pods", "--all-namespaces", &selector, "--output=json"])?;
+        let list: Pods = serde_json::from_str(&text).context("understanding kubectl")?;
+        let mut places = Vec::new();
+        for node in &self.nodes {
+            let sandboxes = node.sandboxes()?;
+            for pod in list.items.iter().filter(|pod| is_on(pod, node.name())) {
+                places.push(place(pod, node, &sandboxes)?);
+            }
+        }
+        Ok(places)
+    }
+
+    /// The control plane as a place: a machine outside of the cluster, as far as pods are concerned.
+    ///
+    /// # Errors
+    /// Its namespace is gone.
+    pub fn outside(&self) -> Result<Place> {
+        let namespace = Namespace::open(&network::control(self.control_plane.name()))?;
+        Ok(Place { name: "control plane".to_owned(), address: network::GATEWAY, node: String::new(), namespace })
+    }
+}
+
+/// What `kubectl get pods --output=json` prints.
+#[derive(Deserialize)]
+struct Pods {
+    items: Vec<Pod>,
+}
+
+/// Whether a pod is Ready on a node, and not on its way out.
+fn is_on(pod: &Pod, node: &str) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.filter(|c| c.type_ == "Ready").any(|c| c.status == "True");
+    let spec = pod.spec.as_ref();
+    let here = spec.and_then(|s| s.node_name.as_deref()) == Some(node);
+    let own_network = spec.and_then(|s| s.host_network) != Some(true);
+    ready && here && own_network && pod.metadata.deletion_timestamp.is_none()
+}
+
+fn place(pod: &Pod, node: &KubeNode, sandboxes: &[(Namespace, Vec<Ipv4Addr>)]) -> Result<Place> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let address = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).unwrap_or_default();
+    let address: Ipv4Addr = address.parse().with_context(|| format!("pod {name} has the address {address:?}"))?;
+    let found = sandboxes.iter().find(|(_, addresses)| addresses.contains(&address));
+    let (namespace, _) = found.with_context(|| format!("no sandbox on {} has {address}, pod {name}'s", node.name()))?;
+    let namespace_of_pod = pod.metadata.namespace.as_deref().unwrap_or("default");
+    Ok(Place {
+        name: format!("{namespace_of_pod}/{name}"),
+        address,
+        node: node.name().to_owned(),
+        namespace: namespace.clone(),
+    })
 }

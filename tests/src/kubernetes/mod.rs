@@ -36,6 +36,7 @@ pub mod programs;
 mod sysctls;
 mod tar;
 pub(crate) mod teardown;
+pub mod traces;
 
 pub use cluster::{KubeCluster, KubeClusterBuilder};
 pub use cni::Cni;

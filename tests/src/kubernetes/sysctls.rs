@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What the kubelet sets (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
-const CHANGED: [&str; 6] = [
+pub(super) const CHANGED: [&str; 6] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
     "kernel/panic",

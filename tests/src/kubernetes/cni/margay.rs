@@ -45,7 +45,14 @@ fn import(cluster: &KubeCluster, image: &Path) -> Result<()> {
 /// What an administrator of such a cluster would choose: the API server's address where nothing makes its Service work.
 fn write_overlay(cluster: &KubeCluster, deploy: &Path, overlay: &Path) -> Result<()> {
     fs::create_dir_all(overlay).with_context(|| format!("making {}", overlay.display()))?;
-    let patches = if cluster.choices().kube_proxy { String::new() } else { server_patch(cluster) };
+    let mut patches = Vec::new();
+    if !cluster.choices().kube_proxy {
+        patches.push(server_patch(cluster));
+    }
+    if !may_have(SYS_RESOURCE)? {
+        patches.push(CAPABILITIES_PATCH.to_owned());
+    }
+    let patches = if patches.is_empty() { String::new() } else { format!("patches:\n{}", patches.concat()) };
     // kustomize takes no absolute path.
     let up = "../".repeat(overlay.components().count() - 1);
     let base = format!("{up}{}", deploy.display().to_string().trim_start_matches('/'));
@@ -59,7 +66,6 @@ fn server_patch(cluster: &KubeCluster) -> String {
     let settings = cluster.control_plane().settings();
     format!(
         "\
-patches:
 - patch: |
     apiVersion: v1
     kind: ConfigMap
@@ -68,6 +74,26 @@ patches:
 ",
         settings.address, settings.port
     )
+}
+
+/// CAP_SYS_RESOURCE, capabilities(7).
+const SYS_RESOURCE: u32 = 24;
+/// The agent wants it for kernels before 5.11. A machine that nobody may have it on (some sandboxes) starts no container that
+/// asks for it, so there the manifest must not.
+const CAPABILITIES_PATCH: &str = "\
+- target: {kind: DaemonSet, name: margay-agent}
+  patch: |
+    - op: replace
+      path: /spec/template/spec/containers/0/securityContext/capabilities/add
+      value: [BPF, NET_ADMIN, PERFMON]
+";
+
+/// Whether a program on this machine may have a capability.
+fn may_have(capability: u32) -> Result<bool> {
+    let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).context("it has no line CapBnd")?;
+    let bounding = u64::from_str_radix(bounding.trim(), 16).with_context(|| format!("understanding {bounding}"))?;
+    Ok(bounding >> capability & 1 == 1)
 }
 
 /// The archive with the image.

@@ -52,12 +52,13 @@ pub(super) fn proxy(spec: &Spec) -> Result<Command> {
     command.arg(format!("--cluster-cidr={POD_CIDR}"));
     // The limit of connections is the machine's, not the node's.
     command.args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--bind-address=0.0.0.0"]);
+    command.arg(format!("--masquerade-all={}", spec.masquerade_all));
     command.env("PATH", programs::search_path()?);
     Ok(command)
 }
 
 /// YAML. Evictions are nearly off, because all nodes share one disk and one memory. 250 pods: tests have more than the
-/// default of 110.
+/// default of 110. Whatever crashes is started again at once, however often it was killed.
 fn configuration(spec: &Spec) -> String {
     let pki = KubeDir::of(&spec.cluster).pki();
     let (pki, server) = (pki.display(), server(&spec.name));
@@ -81,6 +82,7 @@ clusterDNS: [{DNS}]
 resolvConf: {resolv_conf}
 volumePluginDir: /var/lib/kubelet/volume-plugins
 maxPods: 250
+crashLoopBackOff: {{maxContainerRestartPeriod: 2s}}
 imageGCHighThresholdPercent: 100
 evictionHard:
   memory.available: 50Mi

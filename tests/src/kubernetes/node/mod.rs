@@ -36,7 +36,15 @@ use super::{
     daemon::{Daemon, Lifetime},
     programs,
 };
-use crate::{agent::text_of, names::LabName, netns::Namespace, process::Process, rundir::read_json};
+use crate::{
+    agent::text_of,
+    lab::Place,
+    names::LabName,
+    netns::{self, Namespace},
+    process::Process,
+    rundir::read_json,
+    wiring::DEVICE,
+};
 use cgroups::Cgroup;
 
 /// How long a service may take to end.
@@ -61,6 +69,10 @@ impl KubeNode {
         certify(&spec, control_plane)?;
         Cgroup::of_node(spec.cluster.as_str(), &spec.name)?.create()?;
         spec.save()?;
+        if !spec.kube_proxy {
+            let hold = Service::KubeProxy.hold(&dir);
+            fs::write(&hold, "").with_context(|| format!("writing {}", hold.display()))?;
+        }
         Ok(Self { spec, lifetime })
     }
 
@@ -221,6 +233,77 @@ impl KubeNode {
     }
 }
 
+// === impl KubeNode: what is on it ===
+
+impl KubeNode {
+    /// The node as a place that probes can be sent from and to.
+    ///
+    /// # Errors
+    /// Its namespace is gone.
+    pub fn place(&self) -> Result<Place> {
+        let name = self.name().to_owned();
+        Ok(Place { name: name.clone(), address: self.address(), node: name, namespace: self.namespace()? })
+    }
+
+    /// The network namespaces of pods on it, each with the addresses of its `eth0`.
+    ///
+    /// # Errors
+    /// The node does not run.
+    pub fn sandboxes(&self) -> Result<Vec<(Namespace, Vec<Ipv4Addr>)>> {
+        // The node has a /run of its own.
+        let dir = PathBuf::from(format!("/proc/{}/root{}", self.first()?.pid, netns::DIR));
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // It may be going at this moment.
+            let Ok(namespace) = Namespace::at(&name, &entry.path()) else { continue };
+            if let Ok(addresses) = namespace.run(|| addresses_of(DEVICE)) {
+                found.push((namespace, addresses));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Its running agent.
+    pub fn agent(&self) -> Option<Process> {
+        let group = format!("/margay-lab/{}/{}/", self.spec.cluster, self.name());
+        let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+        let is_agent = |pid: &i32| {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            read("cmdline").starts_with("/margay\0agent\0") && read("cgroup").contains(&group)
+        };
+        pids.filter(is_agent).find_map(|pid| Process::of(pid).ok().filter(Process::runs))
+    }
+
+    /// Runs a command on the node and returns what it printed.
+    ///
+    /// # Errors
+    /// It fails; the message has what it said.
+    pub fn output<S: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
+        let mut command = self.command(program)?;
+        let output = command.args(args).stdin(Stdio::null()).output().with_context(|| format!("starting {program}"))?;
+        if !output.status.success() {
+            bail!("{program} on node {} failed ({}): {}", self.name(), output.status, text_of(&output).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What the plugin that is installed on the node prints as JSON: `status`, `endpoints`…
+    ///
+    /// # Errors
+    /// It is not installed, or fails.
+    pub fn margay_json(&self, command: &str) -> Result<serde_json::Value> {
+        let text = self.output("/opt/cni/bin/margay", ["--output=json", command])?;
+        serde_json::from_str(&text).with_context(|| format!("understanding `margay {command}` of node {}", self.name()))
+    }
+}
+
+/// IPv4 addresses of a device in the calling thread's namespace.
+fn addresses_of(device: &str) -> Result<Vec<Ipv4Addr>> {
+    let all = nix::ifaddrs::getifaddrs().context("listing addresses")?.filter(|a| a.interface_name == device);
+    Ok(all.filter_map(|a| Some(a.address?.as_sockaddr_in()?.ip())).collect())
+}
+
 /// Where a cluster's nodes keep what is large.
 pub(super) fn data(cluster: &LabName) -> PathBuf {
     mounts::data(cluster)
@@ -248,10 +331,7 @@ fn certify(spec: &Spec, control_plane: &ControlPlane) -> Result<()> {
     let url = control_plane.url_for_nodes();
     control_plane.kubeconfig_at(&url, &format!("system:node:{}", spec.name), Some("system:nodes"))?;
     authority.server(&kubelet::server(&spec.name), &[&spec.name], &[IpAddr::V4(spec.address)])?;
-    if spec.kube_proxy {
-        control_plane.kubeconfig_at(&url, "system:kube-proxy", None)?;
-    }
-    Ok(())
+    control_plane.kubeconfig_at(&url, "system:kube-proxy", None).map(drop)
 }
 
 /// Copies, because a plugin may be replaced on one node alone.

@@ -1,6 +1,6 @@
 //! Process 1 of a node, once everything is mounted: starts the node's services and starts them again when they end, as
-//! systemd would. In: the node's [`Spec`]. Out: containerd, kubelet and, if wanted, kube-proxy, each with a log. Never:
-//! another start of a service that has a file `SERVICE.hold` in the node's directory.
+//! systemd would. In: the node's [`Spec`]. Out: containerd, kubelet and kube-proxy, each with a log. Never: the start of a
+//! service that has a file `SERVICE.hold` in the node's directory, as kube-proxy has where it was not asked for.
 
 use std::{
     fs::{self, File},
@@ -28,7 +28,7 @@ pub enum Service {
     Containerd,
     /// Runs pods.
     Kubelet,
-    /// Makes Services work, where it is wanted.
+    /// Makes Services work. It does not run on a node without it, until it is started there.
     KubeProxy,
 }
 
@@ -95,10 +95,7 @@ pub(super) fn run(spec: &Spec) -> Result<()> {
     let mut slots = vec![Slot::new(Service::Containerd)];
     wait_for_containerd(spec, &mut slots)?;
     import(spec)?;
-    slots.push(Slot::new(Service::Kubelet));
-    if spec.kube_proxy {
-        slots.push(Slot::new(Service::KubeProxy));
-    }
+    slots.extend([Service::Kubelet, Service::KubeProxy].map(Slot::new));
     loop {
         look_after(spec, &mut slots);
         sleep(PERIOD);
