@@ -3,4 +3,5 @@
 //! In: addresses. Out: one line of text for each question. Never: a wait without an end.
 
 pub mod client;
+pub mod dns;
 pub mod server;

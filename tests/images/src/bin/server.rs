@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! server [--http PORT] [--echo PORT]            serve until SIGTERM: HTTP (8080), TCP and UDP echo (7000)
+//! server dns NAME=ADDRESS...                    serve these names until SIGTERM (53)
 //! server reach [--timeout-ms N] TARGET...       ask all at once: http://HOST:PORT/PATH, tcp://HOST:PORT, udp://HOST:PORT
 //! ```
 
 use std::{env, process::ExitCode, time::Duration};
 
-use margay_test_images::{client, server};
+use margay_test_images::{client, dns, server};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match arguments.split_first() {
         Some((first, rest)) if first == "reach" => reach(rest),
+        Some((first, rest)) if first == "dns" => resolve(rest),
         _ => serve(&arguments),
     };
     done.unwrap_or_else(|error| {
@@ -31,6 +33,16 @@ fn serve(arguments: &[String]) -> Result<ExitCode, String> {
         }
     }
     server::run(http, echo).map_err(|error| error.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn resolve(arguments: &[String]) -> Result<ExitCode, String> {
+    let pair = |pair: &String| {
+        let (name, address) = pair.split_once('=').ok_or_else(|| format!("{pair} is not NAME=ADDRESS"))?;
+        Ok((name.to_owned(), number(address)?))
+    };
+    let names = arguments.iter().map(pair).collect::<Result<_, String>>()?;
+    dns::run(53, names).map_err(|error| error.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,5 +65,5 @@ fn reach(arguments: &[String]) -> Result<ExitCode, String> {
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text} is not a number that fits"))
+    text.parse().map_err(|_| format!("{text} is no number or address that fits"))
 }
