@@ -1,6 +1,6 @@
 //! Who reaches whom: every pair of pods, and of nodes and pods, asked in every way.
 //!
-//! In: a [`Lab`]. Out: for each pair and way, an answer that was verified: content, source address, TTL. Never: a pair
+//! In: a [`Lab`], or any places. Out: for each pair and way, an answer that was verified: content, source address, TTL. Never: a pair
 //! that is left out, or a failure that hides another.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -155,6 +155,19 @@ impl Pair {
     }
 }
 
+/// Every ordered pair of pods, and of node and pod, grouped by kind.
+pub fn pairs(places: &[Place]) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    for from in places {
+        for to in places.iter().filter(|to| to.name != from.name) {
+            let kind = Kind::of(from, to);
+            pairs.extend(kind.map(|kind| Pair { kind, from: from.clone(), to: to.clone() }));
+        }
+    }
+    pairs.sort_by_key(|pair| pair.kind);
+    pairs
+}
+
 // === impl Lab: pairs ===
 
 impl Lab {
@@ -164,15 +177,7 @@ impl Lab {
     /// A namespace has been removed by somebody else.
     pub fn pairs(&self) -> Result<Vec<Pair>> {
         let places: Vec<_> = self.nodes()?.into_iter().chain(self.pods()?).collect();
-        let mut pairs = Vec::new();
-        for from in &places {
-            for to in places.iter().filter(|to| to.name != from.name) {
-                let kind = Kind::of(from, to);
-                pairs.extend(kind.map(|kind| Pair { kind, from: from.clone(), to: to.clone() }));
-            }
-        }
-        pairs.sort_by_key(|pair| pair.kind);
-        Ok(pairs)
+        Ok(pairs(&places))
     }
 
     /// Tries everything between all pairs.

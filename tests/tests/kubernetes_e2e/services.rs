@@ -1,0 +1,145 @@
+//! Services and host ports, which Margay leaves to kube-proxy and to the plugin `portmap`. The lab's kube-proxy masquerades
+//! everything; what it does not masquerade does not work.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use margay_lab::{
+    Place,
+    kubernetes::{KubeCluster, Service, images},
+    observe::eventually,
+};
+use margay_test_images::client::ask_all;
+use serde_json::json;
+
+use crate::{
+    pods::REPLICAS,
+    suite::{PATIENCE, Suite, apply, delete, deployed, kubectl},
+};
+
+/// So often each way is tried, so that every pod is likely to be chosen.
+const TRIES: usize = 40;
+/// The Service's port on each node.
+const NODE_PORT: u16 = 30_080;
+/// The port that a pod has on its node.
+const HOST_PORT: u16 = 18_080;
+/// The DNS server in the images of these tests, at the address that kubelets tell to pods.
+const DNS: &str = "10.96.0.10";
+
+pub fn they_work_with_a_kube_proxy(suite: &mut Suite) -> Result<()> {
+    let cluster = suite.cluster()?;
+    let (pods, address) = service(cluster)?;
+    let cluster_ip = [format!("http://{address}/x"), format!("tcp://{address}:7000"), format!("udp://{address}:7000")];
+    let node_ports = cluster.nodes().iter().map(|node| format!("http://{}:{NODE_PORT}/x", node.address()));
+    let node_ports: Vec<String> = node_ports.collect();
+    let nodes: Vec<Place> = cluster.nodes().iter().map(|node| node.place()).collect::<Result<_>>()?;
+    let outside = cluster.outside()?;
+    eventually("kube-proxy has heard of the Service", PATIENCE, || works(&nodes[0], &cluster_ip))?;
+    for node in &nodes {
+        let pod = pods.iter().find(|pod| pod.node == node.name).context("no pod on the node")?;
+        for from in [pod, node] {
+            works(from, &cluster_ip)?;
+            works(from, &node_ports)?;
+        }
+    }
+    works(&outside, &node_ports)?;
+    let asked: Vec<String> = (0..TRIES).map(|_| cluster_ip[0].clone()).collect();
+    let chosen: BTreeSet<String> =
+        works(&pods[0], &asked)?.iter().filter_map(|a| Some(a.split_once(' ')?.0.into())).collect();
+    ensure!(chosen.len() > REPLICAS / 2, "only {chosen:?} were chosen in {TRIES} tries");
+    stop(cluster, "web", pods)?;
+    suite.is_clean()
+}
+
+pub fn names_are_resolved(suite: &mut Suite) -> Result<()> {
+    let cluster = suite.cluster()?;
+    let (pods, address) = service(cluster)?;
+    let control_plane = cluster.control_plane();
+    let server = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "dns", "namespace": "default", "labels": { "app": "dns" } },
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "server", "image": images::SERVER,
+                "args": ["dns", format!("web.default.svc.cluster.local={address}")],
+            }],
+        },
+    });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "dns", "namespace": "default" },
+        "spec": { "clusterIP": DNS, "selector": { "app": "dns" }, "ports": [{ "port": 53, "protocol": "UDP" }] },
+    });
+    apply(control_plane, "dns", &[server, service])?;
+    kubectl(control_plane, "wait pod/dns --for=condition=Ready --timeout=60s")?;
+    for node in cluster.nodes() {
+        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        let name = pod.name.trim_start_matches("default/");
+        for host in ["web.default.svc.cluster.local", "web"] {
+            let ask = format!("exec {name} -- /server reach http://{host}/x");
+            eventually(&format!("{host} is resolved on {}", node.name()), PATIENCE, || kubectl(control_plane, &ask))?;
+        }
+    }
+    kubectl(control_plane, "delete pod/dns service/dns --wait=false")?;
+    stop(cluster, "web", pods)?;
+    suite.is_clean()
+}
+
+/// By the reference plugin that is chained after ours. Only for who is no node or pod: to these, answers go past the host's
+/// stack, which would have to translate them.
+pub fn ports_of_hosts_lead_to_pods(suite: &mut Suite) -> Result<()> {
+    let cluster = suite.cluster()?;
+    let node = cluster.node("node-1")?;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "hosted", "namespace": "default", "labels": { "app": "hosted" } },
+        "spec": {
+            "terminationGracePeriodSeconds": 1, "nodeName": node.name(),
+            "containers": [{
+                "name": "server", "image": images::SERVER, "ports": [{ "containerPort": 8080, "hostPort": HOST_PORT }],
+            }],
+        },
+    });
+    apply(cluster.control_plane(), "hosted", &[pod])?;
+    kubectl(cluster.control_plane(), "wait pod/hosted --for=condition=Ready --timeout=60s")?;
+    let target = [format!("http://{}:{HOST_PORT}/x", node.address())];
+    let outside = cluster.outside()?;
+    let answer = works(&outside, &target)?;
+    ensure!(answer[0].ends_with(&format!(" {} /x", outside.address)), "the pod saw another client: {answer:?}");
+    kubectl(cluster.control_plane(), "delete pod/hosted --wait=false")?;
+    suite.is_clean()
+}
+
+/// A deployment, a Service before it, and a kube-proxy on each node. Returns the pods, and the Service's address.
+fn service(cluster: &KubeCluster) -> Result<(Vec<Place>, String)> {
+    for node in cluster.nodes().iter().filter(|node| node.process(Service::KubeProxy).is_none()) {
+        node.start_service(Service::KubeProxy)?;
+    }
+    let pods = deployed(cluster, "web", REPLICAS)?;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "default" },
+        "spec": {
+            "type": "NodePort", "selector": { "app": "web" },
+            "ports": [
+                { "name": "http", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT },
+                { "name": "tcp", "port": 7000 },
+                { "name": "udp", "port": 7000, "protocol": "UDP" },
+            ],
+        },
+    });
+    apply(cluster.control_plane(), "service", &[service])?;
+    let address = kubectl(cluster.control_plane(), "get service/web --output=jsonpath={.spec.clusterIP}")?;
+    Ok((pods, address))
+}
+
+fn stop(cluster: &KubeCluster, name: &str, pods: Vec<Place>) -> Result<()> {
+    kubectl(cluster.control_plane(), &format!("delete service/{name}"))?;
+    delete(cluster, name, pods)
+}
+
+/// Asks all at once; all must answer.
+fn works(from: &Place, targets: &[String]) -> Result<Vec<String>> {
+    let answers = from.namespace.run(|| Ok(ask_all(targets, Duration::from_secs(3))))?;
+    let answers = targets.iter().zip(answers);
+    answers.map(|(to, answer)| Ok(answer.with_context(|| format!("{from} asks {to}"))?.0)).collect()
+}
