@@ -26,6 +26,15 @@ pub struct Program {
     pub listed: bool,
 }
 
+// === impl Program ===
+
+impl Program {
+    /// Whether it is for a whole Kubernetes: tests/tests/kubernetes_*.
+    pub fn needs_kubernetes(&self) -> bool {
+        self.suite.contains(": kubernetes_")
+    }
+}
+
 /// Compiles every test of the workspace, and the binaries that the tests start. In one go: tests turn on features of
 /// dependencies, and binaries that were built without them would have to be built again.
 pub fn test_programs() -> Result<Vec<Program>> {

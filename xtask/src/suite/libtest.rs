@@ -18,12 +18,16 @@ use std::{
 /// Names the file of skipped tests.
 const SKIPS: &str = "MARGAY_TEST_SKIPS";
 
-/// Runs a test program as root, with its output on the terminal. None if no test in it matches the filter.
-pub fn run(program: &Program, filter: Option<&str>) -> Result<Option<Suite>> {
+/// Runs a test program as root, with its output on the terminal. None if no test in it matches the filter. Tests that need a
+/// whole Kubernetes are ignored by themselves, and run only if there is one.
+pub fn run(program: &Program, filter: Option<&str>, kubernetes: bool) -> Result<Option<Suite>> {
     let skips = paths::target()?.join("skipped-tests");
     fs::write(&skips, "").with_context(|| format!("writing {}", skips.display()))?;
     let variables = [("CARGO_MANIFEST_DIR", program.dir.as_os_str()), (SKIPS, skips.as_os_str())];
     let mut command = root::command(&program.file, &variables)?;
+    if kubernetes && program.needs_kubernetes() {
+        command.arg("--include-ignored");
+    }
     command.args(filter).current_dir(&program.dir).stdin(Stdio::null()).stdout(Stdio::piped());
     say(format!("{}{}", program.suite, filter.map_or(String::new(), |filter| format!(" (only `{filter}`)"))));
     let started = Instant::now();

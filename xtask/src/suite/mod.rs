@@ -8,7 +8,7 @@ mod libtest;
 mod summary;
 
 use crate::{
-    ebpf,
+    ebpf, image, kubernetes,
     run::say,
     setup::{self, Need, root},
     vm::{self, Outcome, Status},
@@ -29,17 +29,30 @@ pub struct Args {
     /// Leave out the kernels (they take most of the time)
     #[arg(long)]
     no_vm: bool,
+    /// Also run what needs a whole Kubernetes: Margay's image is installed on two nodes with kubelet and containerd each. Their
+    /// programs are built first, once, which takes ten minutes
+    #[arg(long)]
+    kubernetes: bool,
 }
 
 /// Runs `cargo xtask test`.
 pub fn main(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
-    setup::ensure(&[Need::Build, Need::Lab, Need::Api])?;
+    let mut needs = vec![Need::Build, Need::Lab, Need::Api];
+    if args.kubernetes {
+        needs.extend([Need::Kubernetes, Need::Image]);
+    }
+    setup::ensure(&needs)?;
     root::command(std::path::Path::new("true"), &[]).context("the end-to-end tests")?;
     ebpf::build()?;
+    let programs = cargo::test_programs()?;
+    if args.kubernetes {
+        kubernetes::build_images()?;
+        say(format!("Margay's image: {}", image::build()?.display()));
+    }
     let mut suites = Vec::new();
-    for program in cargo::test_programs()? {
-        suites.extend(libtest::run(&program, args.filter.as_deref())?);
+    for program in programs {
+        suites.extend(libtest::run(&program, args.filter.as_deref(), args.kubernetes)?);
     }
     suites.extend(cargo::doc_tests(args.filter.as_deref())?);
     ensure!(
