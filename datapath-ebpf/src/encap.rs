@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::bpf_redir_neigh,
     helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh},
 };
-use margay_maps::{Config, DropReason, Features, Outcome, Route, overlay};
+use margay_maps::{Config, DropReason, Features, Half, Outcome, overlay};
 use network_types::{eth::EthHdr, ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
 
 use crate::{
@@ -73,9 +73,9 @@ pub fn fits(packet: &Packet, ip: &Ipv4, mtu: u32) -> bool {
     ip.header_len + transport + segment <= mtu
 }
 
-/// Sends a checked, plain packet to the route's node.
+/// Sends a checked, plain packet to the node that its half of the flow names.
 #[inline(always)]
-pub fn send(packet: &mut Packet, ip: &Ipv4, route: &Route, config: &Config) -> Result<Verdict, DropReason> {
+pub fn send(packet: &mut Packet, ip: &Ipv4, to: &Half, config: &Config) -> Result<Verdict, DropReason> {
     if !config.features.has(Features::OWN_ENCAP) {
         Ipv4::decrement_ttl(packet, EthHdr::LEN)?;
         // `to_overlay` does the rest there.
@@ -85,34 +85,34 @@ pub fn send(packet: &mut Packet, ip: &Ipv4, route: &Route, config: &Config) -> R
     let hash = packet.hash();
     Ipv4::decrement_ttl(packet, EthHdr::LEN)?;
     packet.grow(OVERHEAD, config.features.has(Features::ENCAP_L2_ETH))?;
-    write(packet, ip.tos, hash, route, config)?;
-    Ok(Verdict::redirect(Outcome::Encapsulated, hand_over(route)))
+    write(packet, ip.tos, hash, to, config)?;
+    Ok(Verdict::redirect(Outcome::Encapsulated, hand_over(to)))
 }
 
-/// Hands the packet to the neighbour that the route names. Without one the kernel looks it up, for each packet.
+/// Hands the packet to the neighbour that the half names. Without one the kernel looks it up, for each packet.
 #[inline(always)]
-fn hand_over(route: &Route) -> i64 {
-    if !route.next_hop.is_v4() {
+fn hand_over(to: &Half) -> i64 {
+    if !to.next_hop.is_v4() {
         // SAFETY: a plain call.
-        return unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) };
+        return unsafe { bpf_redirect_neigh(to.ifindex, core::ptr::null_mut(), 0, 0) };
     }
     // SAFETY: plain integers, for which zero is valid.
     let mut neighbour: bpf_redir_neigh = unsafe { core::mem::zeroed() };
     neighbour.nh_family = AF_INET;
-    neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(route.next_hop.v4());
+    neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(to.next_hop.v4());
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: `neighbour` is as long as the size given.
-    unsafe { bpf_redirect_neigh(route.ifindex, &raw mut neighbour, size, 0) }
+    unsafe { bpf_redirect_neigh(to.ifindex, &raw mut neighbour, size, 0) }
 }
 
 /// Writes the header into the room that has been made for it.
 #[inline(always)]
-fn write(packet: &mut Packet, tos: u8, hash: u32, route: &Route, config: &Config) -> Result<(), DropReason> {
+fn write(packet: &mut Packet, tos: u8, hash: u32, to: &Half, config: &Config) -> Result<(), DropReason> {
     let ip_len = (packet.bytes() - EthHdr::LEN as u32) as u16;
     // SAFETY: a plain call. Each outer packet has an identification of its own, so that a path which cuts it does
     // not mix up the pieces of two (RFC 6864, section 4.3).
     let id = unsafe { bpf_get_prandom_u32() } as u16;
-    let (src, dst) = (config.node.v4(), route.node.v4());
+    let (src, dst) = (config.node.v4(), to.node.v4());
     let mut ip = Ipv4Hdr {
         vihl: 0x45,
         // The inner packet's ECN field goes outside (RFC 6040, section 4.1), the rest of it does not.
@@ -142,7 +142,7 @@ fn write(packet: &mut Packet, tos: u8, hash: u32, route: &Route, config: &Config
         check: [0; 2],
     };
     outer.vxlan = VxlanHdr::with_flags(VXLAN_VNI_VALID, [vni[1], vni[2], vni[3]]);
-    outer.inner_eth = EthHdr { dst_addr: route.mac.bytes, src_addr: config.mac.bytes, ether_type: ETHER_IPV4 };
+    outer.inner_eth = EthHdr { dst_addr: to.mac.bytes, src_addr: config.mac.bytes, ether_type: ETHER_IPV4 };
     Ok(())
 }
 

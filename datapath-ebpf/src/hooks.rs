@@ -5,16 +5,18 @@ use aya_ebpf::{
     helpers::{bpf_redirect_peer, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key},
     programs::TcContext,
 };
-use margay_maps::{Addr, Config, DropReason, Endpoint, EndpointKind, Features, Hook, Mac, Outcome, Route, RouteKind};
+use margay_maps::{Addr, Config, DropReason, EndpointKind, Features, Half, Hook, Mac, Outcome, RouteKind, Way};
 use network_types::eth::EthHdr;
 
 use crate::{
     arp,
     count::{Verdict, finish},
     encap::{self, ECN_CE, OVERHEAD, Outer, VXLAN_VNI_VALID},
+    flow::{Arrival, Refusal, follow},
     ipv4::{ETHER_IPV4, Ipv4, Payload, UDP, ethernet},
     lookup::{config, endpoint, is_node, is_own, route},
     packet::Packet,
+    tuple::Tuple,
 };
 
 /// Where the IP header stands in a frame without tags.
@@ -40,65 +42,66 @@ fn try_from_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
     if ethernet(packet)? == Payload::Arp {
         return arp::from_workload(packet);
     }
+    let ifindex = packet.ifindex();
     let ip = Ipv4::parse(packet, IP)?;
-    if !is_own(&ip.src, packet.ifindex()) {
+    let tuple = Tuple::read(packet, &ip, IP)?;
+    if tuple.is_error() && !is_own(&Addr::from_v4(ip.src), ifindex) {
         return Err(DropReason::SpoofedSource);
     }
-    if !ip.has_forwardable_dst() {
-        return Err(DropReason::NotUnicast);
+    match follow(tuple, Arrival::Workload(ifindex), packet.bytes()) {
+        Ok(half) => go(packet, &ip, half),
+        Err(refusal) => refused(refusal),
     }
-    if let Some(local) = endpoint(&ip.dst) {
-        return match local.kind {
-            EndpointKind::Workload => deliver(packet, &ip, local),
-            EndpointKind::Host => to_host(packet, &ip),
-        };
+}
+
+/// What the flow table refused.
+#[inline(always)]
+fn refused(refusal: Refusal) -> Result<Verdict, DropReason> {
+    match refusal {
+        Refusal::Drop(reason) => Err(reason),
+        Refusal::NotForPods => Ok(Verdict::PASS),
     }
-    match route(&ip.dst) {
-        Some(Route { kind: RouteKind::Local, .. }) => Err(DropReason::NoEndpoint),
-        Some(remote) => to_node(packet, &ip, remote),
-        None => to_host(packet, &ip),
+}
+
+/// Sends the packet the way of its flow.
+#[inline(always)]
+fn go(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropReason> {
+    match half.way {
+        Way::Pod => deliver(packet, ip, half),
+        Way::Node => to_node(packet, ip, half),
+        Way::Host | Way::Unknown => Ok(Verdict::PASS),
     }
 }
 
 /// To a pod here: past the host's stack, straight into its namespace.
 #[inline(always)]
-fn deliver(packet: &mut Packet, ip: &Ipv4, to: &Endpoint) -> Result<Verdict, DropReason> {
-    if !ip.is_plain() || to.mac.is_zero() {
+fn deliver(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropReason> {
+    if !ip.is_plain() {
         return Ok(Verdict::PASS);
     }
     Ipv4::decrement_ttl(packet, IP)?;
-    put_into_pod(packet, to)
+    put_into_pod(packet, half)
 }
 
 /// Addresses the frame to the pod and hands it over.
 #[inline(always)]
-fn put_into_pod(packet: &mut Packet, to: &Endpoint) -> Result<Verdict, DropReason> {
+fn put_into_pod(packet: &mut Packet, half: &Half) -> Result<Verdict, DropReason> {
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
-    eth.dst_addr = to.mac.bytes;
+    eth.dst_addr = half.mac.bytes;
     eth.src_addr = Mac::GATEWAY.bytes;
     eth.ether_type = ETHER_IPV4;
     // SAFETY: a plain call.
-    Ok(Verdict::redirect(Outcome::Delivered, unsafe { bpf_redirect_peer(to.ifindex, 0) }))
-}
-
-/// To the node itself, or to the world through the host's stack.
-#[inline(always)]
-fn to_host(packet: &mut Packet, ip: &Ipv4) -> Result<Verdict, DropReason> {
-    refuse_overlay(packet, ip)?;
-    Ok(Verdict::PASS)
+    Ok(Verdict::redirect(Outcome::Delivered, unsafe { bpf_redirect_peer(half.ifindex, 0) }))
 }
 
 /// To a pod of another node, or to that node itself.
 #[inline(always)]
-fn to_node(packet: &mut Packet, ip: &Ipv4, route: &Route) -> Result<Verdict, DropReason> {
-    if u32::from_ne_bytes(ip.dst.v4()) == u32::from_ne_bytes(route.node.v4()) {
-        refuse_overlay(packet, ip)?;
-    }
+fn to_node(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropReason> {
     let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
     if !ip.is_plain() || !encap::fits(packet, ip, config.overlay_mtu) {
         return Ok(Verdict::PASS);
     }
-    encap::send(packet, ip, route, config)
+    encap::send(packet, ip, half, config)
 }
 
 /// The node's data, once the agent has written it.
@@ -107,26 +110,41 @@ fn configured() -> Option<&'static Config> {
     config().filter(|c| c.overlay_ifindex != 0)
 }
 
-/// A pod that may send VXLAN to nodes could forge any pod's packets once its own source address has been
-/// masqueraded. Calico refuses it too (`allowVXLANPacketsFromWorkloads`).
-#[inline(always)]
-fn refuse_overlay(packet: &Packet, ip: &Ipv4) -> Result<(), DropReason> {
-    if ip.proto != UDP || ip.is_later_fragment() {
-        return Ok(());
-    }
-    let Some(port) = ip.dst_port(packet, IP) else { return Err(DropReason::TruncatedUdp) };
-    match config() {
-        Some(config) if port == u16::from_be_bytes(config.port_be) => Err(DropReason::OverlayFromWorkload),
-        _ => Ok(()),
-    }
-}
-
 /// The host's stack sends to a pod.
 #[inline(always)]
 pub fn to_workload(ctx: TcContext) -> i32 {
     let mut packet = Packet::new(ctx);
     let bytes = packet.bytes();
-    finish(Hook::ToWorkload, bytes, ethernet(&mut packet).map(|_known| Verdict::PASS))
+    finish(Hook::ToWorkload, bytes, try_to_workload(&mut packet))
+}
+
+/// Nothing that the host's stack forwards is let through here unjudged: it may come from anywhere.
+#[inline(always)]
+fn try_to_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    if ethernet(packet)? == Payload::Arp {
+        return Ok(Verdict::PASS);
+    }
+    let ip = Ipv4::parse(packet, IP)?;
+    let arrival = arrival_from_stack(packet);
+    if arrival == Arrival::Stack && !is_own(&Addr::from_v4(ip.dst), packet.ifindex()) {
+        return Err(DropReason::NoEndpoint);
+    }
+    follow_from_stack(packet, &ip, arrival)
+}
+
+/// Who gave the packet to the host's stack.
+#[inline(always)]
+fn arrival_from_stack(packet: &Packet) -> Arrival {
+    if packet.ingress_ifindex() == 0 { Arrival::Host } else { Arrival::Stack }
+}
+
+#[inline(always)]
+fn follow_from_stack(packet: &mut Packet, ip: &Ipv4, arrival: Arrival) -> Result<Verdict, DropReason> {
+    let tuple = Tuple::read(packet, ip, IP)?;
+    match follow(tuple, arrival, packet.bytes()) {
+        Ok(_half) => Ok(Verdict::PASS),
+        Err(refusal) => refused(refusal),
+    }
 }
 
 /// The kernel has taken a VXLAN header off: what `from_uplink` left to it.
@@ -155,16 +173,15 @@ fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
         return Ok(Verdict::PASS);
     }
     let ip = Ipv4::parse(packet, IP)?;
-    if let Some(local) = endpoint(&ip.dst) {
-        return match local.kind {
-            EndpointKind::Workload => deliver(packet, &ip, local),
-            EndpointKind::Host => Ok(Verdict::PASS),
-        };
+    match endpoint(&Addr::from_v4(ip.dst)) {
+        // For the node itself: not ours to judge.
+        Some(local) if local.kind == EndpointKind::Host => return Ok(Verdict::PASS),
+        _ => {}
     }
-    match route(&ip.dst) {
-        Some(Route { kind: RouteKind::Remote, .. }) => Err(DropReason::NotForThisNode),
-        Some(Route { kind: RouteKind::Local, .. }) => Err(DropReason::NoEndpoint),
-        None => Ok(Verdict::PASS),
+    let tuple = Tuple::read(packet, &ip, IP)?;
+    match follow(tuple, Arrival::Overlay, packet.bytes()) {
+        Ok(half) => go(packet, &ip, half),
+        Err(refusal) => refused(refusal),
     }
 }
 
@@ -190,10 +207,14 @@ fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
         return Err(DropReason::NoRemoteNode);
     }
     let ip = Ipv4::parse(packet, IP)?;
-    let to = match route(&ip.dst) {
+    let to = match route(&Addr::from_v4(ip.dst)) {
         Some(to) if to.kind == RouteKind::Remote => to,
         _ => return Err(DropReason::NoRemoteNode),
     };
+    // What a pod here sends this way has been translated by the host's stack, which must see the answer.
+    if matches!(endpoint(&Addr::from_v4(ip.src)), Some(local) if local.kind == EndpointKind::Workload) {
+        follow_from_stack(packet, &ip, arrival_from_stack(packet))?;
+    }
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
     eth.dst_addr = to.mac.bytes;
     eth.src_addr = config.mac.bytes;
@@ -229,16 +250,24 @@ fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
     if !config.features.has(Features::OWN_DECAP) || !outer.is_plain {
         return Ok(Verdict::PASS);
     }
-    let ip = Ipv4::parse(packet, IP + OVERHEAD as usize)?;
+    const INNER: usize = IP + OVERHEAD as usize;
+    let ip = Ipv4::parse(packet, INNER)?;
     // What is for the node itself, is no plain packet or has nobody here goes the long way: the overlay device takes
     // the header off, `from_overlay` judges, the host's stack answers.
-    let to = match endpoint(&ip.dst) {
-        Some(to) if to.kind == EndpointKind::Workload && !to.mac.is_zero() && ip.is_plain() => to,
-        _ => return Ok(Verdict::PASS),
+    if !ip.is_plain() {
+        return Ok(Verdict::PASS);
+    }
+    let tuple = Tuple::read(packet, &ip, INNER)?;
+    let half = match follow(tuple, Arrival::OverlayForPods, packet.bytes() - OVERHEAD) {
+        Ok(half) => half,
+        Err(refusal) => return refused(refusal),
     };
-    Ipv4::decrement_ttl(packet, IP + OVERHEAD as usize)?;
+    if half.way != Way::Pod {
+        return Ok(Verdict::PASS);
+    }
+    Ipv4::decrement_ttl(packet, INNER)?;
     packet.shrink(OVERHEAD)?;
-    put_into_pod(packet, to)
+    put_into_pod(packet, half)
 }
 
 /// What counts of an overlay packet's outer header.

@@ -16,6 +16,10 @@ pub const ETHER_VLAN: u16 = 0x8100_u16.to_be();
 /// A service provider's VLAN tag, 802.1ad.
 pub const ETHER_QINQ: u16 = 0x88a8_u16.to_be();
 
+/// ICMP's protocol number (IANA).
+pub const ICMP: u8 = 1;
+/// SCTP's protocol number.
+pub const SCTP: u8 = 132;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
 /// TCP's protocol number.
@@ -25,12 +29,13 @@ pub const TCP: u8 = 6;
 const LAST_TTL: u8 = 1;
 
 /// What a header says, copied out of the packet.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ipv4 {
-    /// Where from.
-    pub src: Addr,
-    /// Where to.
-    pub dst: Addr,
+    /// Where from, network byte order.
+    pub src: [u8; 4],
+    /// Where to, network byte order.
+    pub dst: [u8; 4],
     /// Bytes of the header, options included: 20 to 60.
     pub header_len: u32,
     /// Bytes of the packet as the header gives them.
@@ -43,6 +48,8 @@ pub struct Ipv4 {
     pub tos: u8,
     /// Flags and fragment offset.
     pub frags: u16,
+    /// Identification, network byte order.
+    pub id_be: [u8; 2],
 }
 
 // === impl Ipv4 ===
@@ -58,14 +65,15 @@ impl Ipv4 {
         }
         let Some(ip) = packet.at::<Ipv4Hdr>(offset) else { return Err(DropReason::TruncatedIp) };
         let parsed = Self {
-            src: Addr::from_v4(ip.src_addr),
-            dst: Addr::from_v4(ip.dst_addr),
+            src: ip.src_addr,
+            dst: ip.dst_addr,
             header_len: ((ip.vihl & 0x0f) as u32) * 4,
             total_len: u16::from_be_bytes(ip.tot_len) as u32,
             ttl: ip.ttl,
             proto: ip.proto,
             tos: ip.tos,
             frags: u16::from_be_bytes(ip.frags),
+            id_be: ip.id,
         };
         let header_len = parsed.header_len;
         if ip.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN as u32 || parsed.total_len < header_len {
@@ -98,14 +106,6 @@ impl Ipv4 {
         self.frags & 0x3fff != 0
     }
 
-    /// Whether a router may forward to this address: not multicast, reserved or broadcast (224.0.0.0/3), not
-    /// loopback (127.0.0.0/8), not "this network" (0.0.0.0/8): RFC 1812, section 5.3.7.
-    #[inline(always)]
-    pub fn has_forwardable_dst(&self) -> bool {
-        let first = self.dst.bytes[12];
-        first < 224 && first != 127 && first != 0
-    }
-
     /// Takes one from the time to live at `offset` and mends the checksum (RFC 1141). Call it only for packets that
     /// are [`Ipv4::is_plain`].
     #[inline(always)]
@@ -117,12 +117,14 @@ impl Ipv4 {
         ip.check = ((sum + (sum >= 0xffff) as u32) as u16).to_be_bytes();
         Ok(())
     }
+}
 
-    /// The destination port, of a packet that has one. `offset`: where the IPv4 header is.
-    #[inline(always)]
-    pub fn dst_port(&self, packet: &Packet, offset: usize) -> Option<u16> {
-        packet.be16_at(offset + self.header_len as usize + 2)
-    }
+/// Whether a router may forward to this address: not multicast, reserved or broadcast (224.0.0.0/3), not loopback
+/// (127.0.0.0/8), not "this network" (0.0.0.0/8): RFC 1812, section 5.3.7.
+#[inline(always)]
+pub fn is_forwardable(dst: &Addr) -> bool {
+    let first = dst.bytes[12];
+    first < 224 && first != 127 && first != 0
 }
 
 /// What an Ethernet frame carries.

@@ -13,7 +13,10 @@
 pub mod arp;
 pub mod count;
 pub mod encap;
+pub mod flow;
 pub mod hooks;
 pub mod ipv4;
+pub mod judge;
 pub mod lookup;
 pub mod packet;
+pub mod tuple;

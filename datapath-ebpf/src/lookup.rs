@@ -1,15 +1,21 @@
 //! The maps, and the questions that are asked of them. What each costs stands in docs/ARCHITECTURE.md.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
 use margay_maps::{
-    Addr, Config, Counter, Endpoint, EndpointKind, Node, Route, TRAFFIC_SLOTS,
+    Addr, Clock, Config, Counter, Endpoint, EndpointKind, Enforcement, Flow, FlowKey, FlowVerdict, Fragment,
+    FragmentKey, Id, Node, Route, Rule, RuleKey, TRAFFIC_SLOTS,
     config::CONFIG_SLOTS,
     drops::DROP_SLOTS,
-    layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
+    layout::{
+        MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS, MAX_IDENTITIES, MAX_NETWORKS, MAX_NODES, MAX_ROUTES, MAX_RULES,
+        MAX_SLOTS,
+    },
 };
+
+use crate::tuple::Tuple;
 
 /// See [`margay_maps::layout::ENDPOINTS`].
 #[btf_map(name = "endpoints")]
@@ -26,6 +32,55 @@ static NODES: HashMap<Addr, Node, { MAX_NODES as usize }> = HashMap::new();
 /// See [`margay_maps::layout::CONFIG`].
 #[btf_map(name = "config")]
 static CONFIG: Array<Config, { CONFIG_SLOTS as usize }> = Array::new();
+
+/// See [`margay_maps::layout::ENFORCEMENT`].
+#[btf_map(name = "enforcement")]
+static ENFORCEMENT: Array<Enforcement, { MAX_SLOTS as usize }> = Array::new();
+
+/// See [`margay_maps::layout::IDENTITIES`].
+#[btf_map(name = "identities")]
+pub(crate) static IDENTITIES: HashMap<Addr, Id, { MAX_IDENTITIES as usize }> = HashMap::new();
+
+/// See [`margay_maps::layout::NETWORKS`].
+#[btf_map(name = "networks")]
+pub(crate) static NETWORKS: LpmTrie<Addr, Id, { MAX_NETWORKS as usize }> = LpmTrie::new();
+
+/// [`margay_maps::RuleKey`] without its prefix length, which the library adds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct RuleData {
+    pub(crate) policy: Id,
+    pub(crate) identity: Id,
+    pub(crate) protocol: u8,
+    pub(crate) pad: u8,
+    pub(crate) port_be: [u8; 2],
+}
+
+const _: () = assert!(size_of::<RuleData>() + size_of::<u32>() == size_of::<RuleKey>());
+
+/// See [`margay_maps::layout::RULES`].
+#[btf_map(name = "rules")]
+pub(crate) static RULES: LpmTrie<RuleData, Rule, { MAX_RULES as usize }> = LpmTrie::new();
+
+/// See [`margay_maps::layout::FLOWS`].
+#[btf_map(name = "flows")]
+pub(crate) static FLOWS: HashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = HashMap::new();
+
+/// Where a new flow is put together: it is too big for the stack. Not pinned; nobody else reads it.
+#[btf_map(name = "scratch")]
+pub(crate) static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// The packet in hand. Not pinned either.
+#[btf_map(name = "tuple")]
+pub(crate) static TUPLE: PerCpuArray<Tuple, 1> = PerCpuArray::new();
+
+/// See [`margay_maps::layout::FRAGMENTS`].
+#[btf_map(name = "fragments")]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+
+/// See [`margay_maps::layout::CLOCK`].
+#[btf_map(name = "clock")]
+static CLOCK: Array<Clock, 1> = Array::new();
 
 /// See [`margay_maps::layout::TRAFFIC`].
 #[btf_map(name = "traffic")]
@@ -66,4 +121,36 @@ pub fn is_node(addr: &Addr) -> bool {
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// What is in force for the endpoint with this slot; slot 0 is always there, and says nothing.
+#[inline(always)]
+pub fn enforcement(slot: u32) -> Option<&'static Enforcement> {
+    ENFORCEMENT.get(slot)
+}
+
+/// The time in seconds, as the agent last said.
+#[inline(always)]
+pub fn clock() -> u32 {
+    CLOCK.get(0).map_or(0, |clock| clock.seconds)
+}
+
+/// Whether this flow is known and may pass.
+#[inline(always)]
+pub fn is_allowed(key: &FlowKey) -> bool {
+    // SAFETY: one field is read, once.
+    unsafe { FLOWS.get(key) }.is_some_and(|flow| flow.verdict == FlowVerdict::Allowed)
+}
+
+/// The ports that the first fragment of a packet had.
+#[inline(always)]
+pub fn fragment(key: &FragmentKey) -> Option<Fragment> {
+    // SAFETY: four bytes that are written at once.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// Remembers them. Where that fails the other fragments count as without ports.
+#[inline(always)]
+pub fn remember_fragment(key: &FragmentKey, ports: &Fragment) {
+    let _full = FRAGMENTS.insert(key, ports, 0);
 }

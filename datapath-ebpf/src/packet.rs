@@ -8,7 +8,7 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{bpf_get_hash_recalc, bpf_skb_adjust_room},
+    helpers::{bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_load_bytes},
     programs::TcContext,
 };
 use margay_maps::DropReason;
@@ -45,6 +45,13 @@ impl Packet {
     pub fn ifindex(&self) -> u32 {
         // SAFETY: the kernel hands a valid context to the program; it lives as long as the call.
         unsafe { (*self.skb()).ifindex }
+    }
+
+    /// The interface that it came into the host by; 0 if the host itself has made it.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).ingress_ifindex }
     }
 
     /// Whether a VLAN tag has been taken off into the packet's metadata.
@@ -112,6 +119,14 @@ impl Packet {
         self.ctx.load::<[u8; 2]>(offset).ok().map(u16::from_be_bytes)
     }
 
+    /// Copies bytes from a place that is only known now, such as the transport header behind IP options. Whether the packet
+    /// has so many.
+    #[inline(always)]
+    pub fn copy<const N: usize>(&self, offset: usize, to: &mut [u8; N]) -> bool {
+        // SAFETY: `to` is as long as the length given.
+        unsafe { bpf_skb_load_bytes(self.skb().cast(), offset as u32, to.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+
     /// Makes room of 50 bytes for outer IPv4, UDP, VXLAN and inner Ethernet behind the Ethernet header, and tells
     /// the kernel what they are, so that it can cut big packets (GSO) behind them.
     ///
@@ -160,6 +175,8 @@ unsafe impl Header for network_types::ip::Ipv4Hdr {}
 unsafe impl Header for network_types::arp::ArpHdr {}
 // SAFETY: as above.
 unsafe impl Header for network_types::udp::UdpHdr {}
+// SAFETY: bytes.
+unsafe impl<const N: usize> Header for [u8; N] {}
 // SAFETY: as above; see its definition, which asserts the size.
 unsafe impl Header for crate::encap::Outer {}
 

@@ -131,6 +131,19 @@ impl StateDir {
         Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
     }
 
+    /// Whether one still runs after `patience`. An agent that was killed while it started a helper program leaves its lock to
+    /// that until the helper's own program begins.
+    pub fn keeps_running(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.is_running() {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
     /// The last status that an agent wrote, if one ever did.
     ///
     /// # Errors

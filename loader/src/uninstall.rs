@@ -1,6 +1,6 @@
 //! Removing every trace of Margay from a node: programs, maps, pins, the overlay device, routes, settings, files.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::{Result, bail};
 use tracing::warn;
@@ -18,6 +18,8 @@ use crate::{
     state::StateDir,
 };
 
+/// How long to wait for an agent that is about to be gone.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// There while the kernel has nftables loaded.
 const NF_TABLES: &str = "/sys/module/nf_tables";
 
@@ -26,7 +28,7 @@ const NF_TABLES: &str = "/sys/module/nf_tables";
 /// # Errors
 /// An agent is still running, or something could not be removed; what is left can be removed by trying again.
 pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<String>> {
-    if state.is_running() {
+    if state.keeps_running(PATIENCE) {
         bail!("an agent is running and would put everything back: stop it first");
     }
     let mut removed = Vec::new();

@@ -28,7 +28,15 @@ impl Addr {
     /// From an IPv4 address in network byte order, as it stands in a packet.
     #[inline(always)]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
-        Self { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]] }
+        Self::from_v4_word(u32::from_ne_bytes(v4))
+    }
+
+    /// From an IPv4 address in network byte order, as a word of memory: the kernel side moves words, not bytes.
+    #[inline(always)]
+    pub const fn from_v4_word(v4: u32) -> Self {
+        // SAFETY: four words and sixteen bytes are the same memory, and any bytes are an address.
+        let bytes = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>([0, 0, 0x0000_ffff_u32.to_be(), v4]) };
+        Self { bytes }
     }
 
     /// The embedded IPv4 address in network byte order. Meaningful only where [`Addr::is_v4`] holds.

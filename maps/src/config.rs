@@ -55,10 +55,12 @@ crate::contract! {
         pub port_be: [u8; 2],
         /// The MAC of this node's own overlay device: the inner source MAC.
         pub mac: Mac,
+        /// Raised, in a write of its own, after endpoints, routes, nodes or anything above has changed: flows find their ways anew.
+        pub generation: u32,
     }
 }
 
 /// How many entries `config` has.
 pub const CONFIG_SLOTS: u32 = 1;
 
-const _: () = assert!(size_of::<Config>() == 40);
+const _: () = assert!(size_of::<Config>() == 44);

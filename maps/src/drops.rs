@@ -84,8 +84,12 @@ drop_reasons! {
     TunnelKeyFailed = 21, "tunnel_key_failed";
     /// A node sent over the overlay a packet for an address that a third node has: passing it on could make a loop.
     NotForThisNode = 22, "not_for_this_node";
-    /// A pod's packet to a node or to the world ends inside its UDP header.
-    TruncatedUdp = 23, "truncated_udp";
+    /// The packet ends before the ports of its TCP, UDP or SCTP header, or inside its ICMP header: nobody can judge it.
+    TruncatedTransport = 23, "truncated_transport";
+    /// No egress policy of the pod that opened the flow allows it.
+    EgressDenied = 24, "egress_denied";
+    /// No ingress policy of the pod that the flow was opened to allows it.
+    IngressDenied = 25, "ingress_denied";
 }
 
 /// How many entries `drops` has: with room, so that a new reason does not change the layout.

@@ -33,7 +33,9 @@ crate::contract! {
         pub mac: Mac,
         /// Always zero.
         pub pad: [u8; 2],
+        /// The pod's slot in `enforcement`; 0 for [`EndpointKind::Host`].
+        pub slot: u32,
     }
 }
 
-const _: () = assert!(size_of::<Endpoint>() == 16);
+const _: () = assert!(size_of::<Endpoint>() == 20);

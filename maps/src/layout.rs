@@ -9,7 +9,9 @@ use crate::{
     counters::{Counter, Hook, Outcome, TRAFFIC_SLOTS},
     drops::DROP_SLOTS,
     endpoint::{Endpoint, EndpointKind},
+    flow::{Clock, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Half, Way},
     node::Node,
+    policy::{Enforcement, Id, Rule, RuleKey},
     route::{Route, RouteKind},
 };
 
@@ -24,6 +26,8 @@ pub enum MapKind {
     Array,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
     PerCpuArray,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash,
 }
 
 /// What both sides agree on for one map.
@@ -51,6 +55,19 @@ pub const MAX_ENDPOINTS: u32 = 4_096;
 pub const MAX_ROUTES: u32 = 131_072;
 /// How many other nodes.
 pub const MAX_NODES: u32 = 16_384;
+
+/// How many slots of policies: one for each pod, and slot 0, which is nobody's.
+pub const MAX_SLOTS: u32 = MAX_ENDPOINTS + 1;
+/// How many pods' addresses can have an identity of their own.
+pub const MAX_IDENTITIES: u32 = 65_536;
+/// How many prefixes can have an identity: those that the policies of this node name.
+pub const MAX_NETWORKS: u32 = 16_384;
+/// How many rules: for each policy of this node and each identity that it allows, the ports.
+pub const MAX_RULES: u32 = 262_144;
+/// How many flows: 70 MiB. When all are in use, packets are judged one by one.
+pub const MAX_FLOWS: u32 = 262_144;
+/// How many packets can be in fragments at once.
+pub const MAX_FRAGMENTS: u32 = 8_192;
 
 /// Address to pod or host, on this node. Key [`Addr`], value [`Endpoint`].
 pub const ENDPOINTS: MapSpec = MapSpec {
@@ -118,8 +135,99 @@ pub const DROPS: MapSpec = MapSpec {
     purpose: "dropped packets and bytes by reason",
 };
 
+/// Slot to policies, for each pod of this node. Key index, value [`Enforcement`].
+pub const ENFORCEMENT: MapSpec = MapSpec {
+    name: "enforcement",
+    kind: MapKind::Array,
+    key_size: 4,
+    value_size: size_of::<Enforcement>() as u32,
+    max_entries: MAX_SLOTS,
+    fields: &[Enforcement::FIELDS, Id::FIELDS],
+    purpose: "which policies are in force for each pod of this node",
+};
+
+/// Pod's address to identity. Key [`Addr`], value [`Id`].
+pub const IDENTITIES: MapSpec = MapSpec {
+    name: "identities",
+    kind: MapKind::Hash,
+    key_size: size_of::<Addr>() as u32,
+    value_size: size_of::<Id>() as u32,
+    max_entries: MAX_IDENTITIES,
+    fields: &[Addr::FIELDS, Id::FIELDS],
+    purpose: "which peers of policies a pod's address matches",
+};
+
+/// Prefix to identity. Key [`PrefixKey`], value [`Id`].
+pub const NETWORKS: MapSpec = MapSpec {
+    name: "networks",
+    kind: MapKind::LpmTrie,
+    key_size: size_of::<PrefixKey>() as u32,
+    value_size: size_of::<Id>() as u32,
+    max_entries: MAX_NETWORKS,
+    fields: &[PrefixKey::FIELDS, Addr::FIELDS, Id::FIELDS],
+    purpose: "which peers of policies any other address matches",
+};
+
+/// What policies allow. Key [`RuleKey`], value [`Rule`].
+pub const RULES: MapSpec = MapSpec {
+    name: "rules",
+    kind: MapKind::LpmTrie,
+    key_size: size_of::<RuleKey>() as u32,
+    value_size: size_of::<Rule>() as u32,
+    max_entries: MAX_RULES,
+    fields: &[RuleKey::FIELDS, Id::FIELDS, Rule::FIELDS],
+    purpose: "what each policy allows, by identity, protocol and port",
+};
+
+/// The flow table. Key [`FlowKey`], value [`Flow`].
+pub const FLOWS: MapSpec = MapSpec {
+    name: "flows",
+    kind: MapKind::Hash,
+    key_size: size_of::<FlowKey>() as u32,
+    value_size: size_of::<Flow>() as u32,
+    max_entries: MAX_FLOWS,
+    fields: &[FlowKey::FIELDS, Addr::FIELDS, Flow::FIELDS, Half::FIELDS, FlowVerdict::FIELDS, Way::FIELDS, Id::FIELDS],
+    purpose: "connections: verdict, state and way of both directions",
+};
+
+/// Ports of packets in fragments. Key [`FragmentKey`], value [`Fragment`].
+pub const FRAGMENTS: MapSpec = MapSpec {
+    name: "fragments",
+    kind: MapKind::LruHash,
+    key_size: size_of::<FragmentKey>() as u32,
+    value_size: size_of::<Fragment>() as u32,
+    max_entries: MAX_FRAGMENTS,
+    fields: &[FragmentKey::FIELDS, Addr::FIELDS, Fragment::FIELDS],
+    purpose: "the ports of packets that come in fragments",
+};
+
+/// The time, for flows. Key index 0, value [`Clock`].
+pub const CLOCK: MapSpec = MapSpec {
+    name: "clock",
+    kind: MapKind::Array,
+    key_size: 4,
+    value_size: size_of::<Clock>() as u32,
+    max_entries: 1,
+    fields: &[Clock::FIELDS],
+    purpose: "seconds since boot, set by the agent",
+};
+
 /// Every map, in the order in which they are documented and listed.
-pub const MAPS: [MapSpec; 6] = [ENDPOINTS, ROUTES, NODES, CONFIG, TRAFFIC, DROPS];
+pub const MAPS: [MapSpec; 13] = [
+    ENDPOINTS,
+    ROUTES,
+    NODES,
+    CONFIG,
+    ENFORCEMENT,
+    IDENTITIES,
+    NETWORKS,
+    RULES,
+    FLOWS,
+    FRAGMENTS,
+    CLOCK,
+    TRAFFIC,
+    DROPS,
+];
 
 /// The hash of everything in [`MAPS`]: FNV-1a, 32 bits (a directory's name, not a secret).
 pub const LAYOUT: u32 = {

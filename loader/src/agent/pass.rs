@@ -231,6 +231,8 @@ impl Agent {
                 Err(e) => problems.push(host_problem("the overlay device", &e)),
             }
         }
+        let slots = apply::slots::assign(&plan.endpoints, self.known.maps.endpoints(&self.datapath.maps)?);
+        plan.give_slots(&slots);
         problems.extend(plan.problems.iter().cloned());
         problems.extend(apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, depth));
         self.attach(&plan, depth, problems)?;

@@ -42,7 +42,7 @@ pub(super) fn endpoints(state: &StateDir, pins: &PinDir, format: Format) -> Resu
     let status = state.status()?;
     let mut entries = open(pins)?.endpoints.entries()?;
     entries.sort();
-    let row = |(addr, Endpoint { kind, ifindex, mac, pad: _ }): (Addr, Endpoint)| {
+    let row = |(addr, Endpoint { kind, ifindex, mac, pad: _, slot: _ }): (Addr, Endpoint)| {
         let address = IpAddr::from(addr);
         let name = match kind {
             EndpointKind::Workload => status.as_ref().and_then(|s| s.names.get(&address).cloned()),

@@ -42,6 +42,7 @@ pub fn plan(model: &Model, host: &HostView, options: &Options) -> Plan {
         sysctls: devices::sysctls(&context),
         attachments: devices::attachments(&context, &uplinks),
         waiting: entries::waiting(&context),
+        pods: entries::pods(&context),
         ..Plan::default()
     };
     if let (Some(node), Some(address)) = (context.node, context.address) {
@@ -54,6 +55,8 @@ pub fn plan(model: &Model, host: &HostView, options: &Options) -> Plan {
             vni: options.vni,
             port_be: options.port.to_be_bytes(),
             mac: node.overlay_mac,
+            // Raised when it is applied.
+            generation: 0,
         };
         plan.overlay =
             Some(OverlayDevice { mac: node.overlay_mac, mtu, port: options.port, address: context.overlay_address });

@@ -73,6 +73,11 @@ pub(super) fn nodes(context: &Context<'_>) -> BTreeMap<Addr, Node> {
         .collect()
 }
 
+/// The pod behind each interface.
+pub(super) fn pods(context: &Context<'_>) -> BTreeMap<u32, PodName> {
+    local_pods(context).filter_map(|local| Some((local.ifindex?, local.name.clone()))).collect()
+}
+
 /// Pods of this node that lack their interface or their address.
 pub(super) fn waiting(context: &Context<'_>) -> Vec<String> {
     local_pods(context)

@@ -20,10 +20,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use margay_maps::{Addr, Config, Endpoint, Features, Mac, Node, PrefixKey, Route};
+use margay_maps::{Addr, Config, Endpoint, Enforcement, Features, Id, Mac, Node, PrefixKey, Route, Rule, RuleKey};
 use serde::Serialize;
 
 pub use self::build::plan;
+use crate::object::PodName;
 use crate::problem::Problem;
 
 /// What the operator chose, and what this kernel can do.
@@ -91,6 +92,14 @@ pub struct Plan {
     pub nodes: BTreeMap<Addr, Node>,
     /// The value of the map `config`.
     pub config: Config,
+    /// Which pod is behind each interface of `endpoints`.
+    pub pods: BTreeMap<u32, PodName>,
+    /// The content of the maps that hold policies.
+    pub policy: PolicyMaps,
+    /// Which policies are in force for each slot; generations are raised when it is applied.
+    pub enforcement: BTreeMap<u32, Enforcement>,
+    /// Slots whose verdicts could change although their policies stay.
+    pub raise: BTreeSet<u32>,
     /// The overlay device. `None` while the node's own address is unknown.
     pub overlay: Option<OverlayDevice>,
     /// All routes of the host's stack that are Margay's.
@@ -109,6 +118,29 @@ pub struct Plan {
     pub waiting: Vec<String>,
     /// What could not be planned for, in order.
     pub problems: Vec<Problem>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Gives each pod the slot of its interface, and each slot its pod's policies.
+    pub fn give_slots(&mut self, slots: &BTreeMap<u32, u32>) {
+        for endpoint in self.endpoints.values_mut() {
+            endpoint.slot = slots.get(&endpoint.ifindex).copied().unwrap_or_default();
+        }
+        self.enforcement = slots.values().map(|slot| (*slot, Enforcement::default())).collect();
+    }
+}
+
+/// The whole content of the maps that hold policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyMaps {
+    /// Of the map `identities`.
+    pub identities: BTreeMap<Addr, Id>,
+    /// Of the map `networks`.
+    pub networks: BTreeMap<PrefixKey, Id>,
+    /// Of the map `rules`.
+    pub rules: BTreeMap<RuleKey, Rule>,
 }
 
 /// How the overlay device `vxlan.calico` should be.

@@ -17,8 +17,10 @@ use crate::{
     counters::{Counter, Hook, Outcome, traffic_slot},
     drops::DropReason,
     endpoint::Endpoint,
+    flow::{Clock, Flow, FlowKey, Fragment, FragmentKey},
     layout::{self, MapKind, MapSpec},
     node::Node,
+    policy::{Enforcement, Id, Rule, RuleKey},
     route::Route,
 };
 
@@ -81,6 +83,7 @@ const fn kernel_type(kind: MapKind) -> u32 {
         MapKind::Hash => 1,
         MapKind::Array => 2,
         MapKind::PerCpuArray => 6,
+        MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
     }
 }
@@ -271,6 +274,20 @@ pub struct Maps {
     pub nodes: MapHandle<Addr, Node>,
     /// See [`layout::CONFIG`].
     pub config: MapHandle<u32, Config>,
+    /// See [`layout::ENFORCEMENT`].
+    pub enforcement: MapHandle<u32, Enforcement>,
+    /// See [`layout::IDENTITIES`].
+    pub identities: MapHandle<Addr, Id>,
+    /// See [`layout::NETWORKS`].
+    pub networks: MapHandle<PrefixKey, Id>,
+    /// See [`layout::RULES`].
+    pub rules: MapHandle<RuleKey, Rule>,
+    /// See [`layout::FLOWS`].
+    pub flows: MapHandle<FlowKey, Flow>,
+    /// See [`layout::FRAGMENTS`].
+    pub fragments: MapHandle<FragmentKey, Fragment>,
+    /// See [`layout::CLOCK`].
+    pub clock: MapHandle<u32, Clock>,
     traffic: PerCpuHandle,
     drops: PerCpuHandle,
 }
@@ -298,6 +315,13 @@ impl Maps {
             routes: MapHandle::new(fd_of(&layout::ROUTES)?, &layout::ROUTES)?,
             nodes: MapHandle::new(fd_of(&layout::NODES)?, &layout::NODES)?,
             config: MapHandle::new(fd_of(&layout::CONFIG)?, &layout::CONFIG)?,
+            enforcement: MapHandle::new(fd_of(&layout::ENFORCEMENT)?, &layout::ENFORCEMENT)?,
+            identities: MapHandle::new(fd_of(&layout::IDENTITIES)?, &layout::IDENTITIES)?,
+            networks: MapHandle::new(fd_of(&layout::NETWORKS)?, &layout::NETWORKS)?,
+            rules: MapHandle::new(fd_of(&layout::RULES)?, &layout::RULES)?,
+            flows: MapHandle::new(fd_of(&layout::FLOWS)?, &layout::FLOWS)?,
+            fragments: MapHandle::new(fd_of(&layout::FRAGMENTS)?, &layout::FRAGMENTS)?,
+            clock: MapHandle::new(fd_of(&layout::CLOCK)?, &layout::CLOCK)?,
             traffic: PerCpuHandle::new(fd_of(&layout::TRAFFIC)?, &layout::TRAFFIC)?,
             drops: PerCpuHandle::new(fd_of(&layout::DROPS)?, &layout::DROPS)?,
         })
@@ -328,6 +352,11 @@ impl Maps {
             n if n == layout::ENDPOINTS.name => Some(self.endpoints.keys()?.len()),
             n if n == layout::ROUTES.name => Some(self.routes.keys()?.len()),
             n if n == layout::NODES.name => Some(self.nodes.keys()?.len()),
+            n if n == layout::IDENTITIES.name => Some(self.identities.keys()?.len()),
+            n if n == layout::NETWORKS.name => Some(self.networks.keys()?.len()),
+            n if n == layout::RULES.name => Some(self.rules.keys()?.len()),
+            n if n == layout::FLOWS.name => Some(self.flows.keys()?.len()),
+            n if n == layout::FRAGMENTS.name => Some(self.fragments.keys()?.len()),
             _ => None,
         })
     }

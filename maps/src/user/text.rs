@@ -12,8 +12,10 @@ use crate::{
     counters::{Hook, Outcome},
     drops::DropReason,
     endpoint::{Endpoint, EndpointKind},
+    flow::{FlowKey, FlowVerdict, Way},
     layout::{MapKind, MapSpec},
     node::Node,
+    policy::{Id, RuleKey},
     route::{Route, RouteKind},
 };
 
@@ -107,6 +109,63 @@ impl std::str::FromStr for Mac {
     }
 }
 
+// === policy and flows ===
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:016x}", u64::from_be_bytes(self.bytes)))
+    }
+}
+
+impl fmt::Display for RuleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { prefix_len, policy, identity, protocol, pad: _, port_be } = *self;
+        write!(f, "policy {policy} identity {identity}")?;
+        if prefix_len > Self::ANY_PROTOCOL {
+            write!(f, " {}", protocol_name(protocol))?;
+        }
+        match prefix_len.saturating_sub(Self::ANY_PORT) {
+            0 => Ok(()),
+            bits => {
+                let first = u16::from_be_bytes(port_be);
+                let last = first | u16::MAX.checked_shr(bits).unwrap_or_default();
+                if first == last { write!(f, " port {first}") } else { write!(f, " ports {first}-{last}") }
+            }
+        }
+    }
+}
+
+impl FlowKey {
+    /// The lower end's port.
+    pub fn low_port(&self) -> u16 {
+        u16::from_be_bytes(self.low_port_be)
+    }
+
+    /// The higher end's port.
+    pub fn high_port(&self) -> u16 {
+        u16::from_be_bytes(self.high_port_be)
+    }
+}
+
+impl fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { low, high, protocol, .. } = *self;
+        write!(f, "{} {low}:{} {high}:{}", protocol_name(protocol), self.low_port(), self.high_port())
+    }
+}
+
+/// A protocol's usual name, or its number (IANA, protocol numbers).
+pub fn protocol_name(protocol: u8) -> std::borrow::Cow<'static, str> {
+    match protocol {
+        1 => "ICMP".into(),
+        6 => "TCP".into(),
+        17 => "UDP".into(),
+        58 => "ICMPv6".into(),
+        132 => "SCTP".into(),
+        other => format!("protocol {other}").into(),
+    }
+}
+
 // === enums ===
 
 /// Both `Display` and `Serialize` from a method `name`.
@@ -125,7 +184,7 @@ macro_rules! by_name {
     )+};
 }
 
-by_name!(Hook, Outcome, DropReason, EndpointKind, RouteKind, MapKind);
+by_name!(Hook, Outcome, DropReason, EndpointKind, RouteKind, MapKind, FlowVerdict, Way);
 
 impl EndpointKind {
     /// The word that tables show.
@@ -147,6 +206,30 @@ impl RouteKind {
     }
 }
 
+impl FlowVerdict {
+    /// The word that tables show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Allowed => "allowed",
+            Self::EgressDenied => "egress denied",
+            Self::IngressDenied => "ingress denied",
+        }
+    }
+}
+
+impl Way {
+    /// The word that tables show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Host => "host",
+            Self::Pod => "pod",
+            Self::Node => "node",
+        }
+    }
+}
+
 impl MapKind {
     /// The name that bpftool uses.
     pub const fn name(self) -> &'static str {
@@ -155,6 +238,7 @@ impl MapKind {
             Self::LpmTrie => "lpm_trie",
             Self::Array => "array",
             Self::PerCpuArray => "percpu_array",
+            Self::LruHash => "lru_hash",
         }
     }
 }
@@ -190,7 +274,7 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(Addr, PrefixKey, Mac);
+as_text!(Addr, PrefixKey, Mac, Id, FlowKey);
 
 impl Serialize for Endpoint {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -199,9 +283,10 @@ impl Serialize for Endpoint {
             kind: EndpointKind,
             ifindex: u32,
             mac: Mac,
+            slot: u32,
         }
-        let Self { kind, ifindex, mac, pad: _ } = *self;
-        View { kind, ifindex, mac }.serialize(s)
+        let Self { kind, ifindex, mac, pad: _, slot } = *self;
+        View { kind, ifindex, mac, slot }.serialize(s)
     }
 }
 
@@ -242,10 +327,11 @@ impl Serialize for Config {
             vni: u32,
             port: u16,
             mac: Mac,
+            generation: u32,
         }
-        let Self { node, overlay_ifindex, overlay_mtu, features, vni, port_be, mac } = *self;
+        let Self { node, overlay_ifindex, overlay_mtu, features, vni, port_be, mac, generation } = *self;
         let port = u16::from_be_bytes(port_be);
-        View { node, overlay_ifindex, overlay_mtu, features, vni, port, mac }.serialize(s)
+        View { node, overlay_ifindex, overlay_mtu, features, vni, port, mac, generation }.serialize(s)
     }
 }
 

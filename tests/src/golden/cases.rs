@@ -123,7 +123,7 @@ fn from_workload_refuses() -> Vec<Case> {
         case(
             "UDP that ends before its ports",
             with(cut(udp_to(NODE), IP + 22), IP + 2, &[0, 22]),
-            DropReason::TruncatedUdp,
+            DropReason::TruncatedTransport,
         ),
     ]
 }

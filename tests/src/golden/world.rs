@@ -31,6 +31,11 @@ pub const POD_IFINDEX: u32 = 1;
 /// Of [`NEIGHBOUR`].
 pub const NEIGHBOUR_IFINDEX: u32 = 7;
 
+/// Their slots in `enforcement`.
+pub const POD_SLOT: u32 = 1;
+/// Of [`NEIGHBOUR`].
+pub const NEIGHBOUR_SLOT: u32 = 2;
+
 /// The pods' MACs.
 pub const POD_MAC: Mac = Mac { bytes: [2, 0, 0, 0, 0, 2] };
 /// Of [`NEIGHBOUR`].
@@ -58,13 +63,14 @@ pub fn fill(maps: &Maps, features: Features) -> Result<()> {
             vni: overlay::VNI,
             port_be: overlay::PORT.to_be_bytes(),
             mac: OVERLAY_MAC,
+            generation: 1,
         },
     )?;
-    let pod = |ifindex, mac| Endpoint { kind: EndpointKind::Workload, ifindex, mac, pad: [0; 2] };
+    let pod = |ifindex, mac, slot| Endpoint { kind: EndpointKind::Workload, ifindex, mac, pad: [0; 2], slot };
     let host = Endpoint { kind: EndpointKind::Host, ..Endpoint::default() };
-    maps.endpoints.insert(&POD.into(), &pod(POD_IFINDEX, POD_MAC))?;
-    maps.endpoints.insert(&NEIGHBOUR.into(), &pod(NEIGHBOUR_IFINDEX, NEIGHBOUR_MAC))?;
-    maps.endpoints.insert(&FACELESS.into(), &pod(8, Mac::ZERO))?;
+    maps.endpoints.insert(&POD.into(), &pod(POD_IFINDEX, POD_MAC, POD_SLOT))?;
+    maps.endpoints.insert(&NEIGHBOUR.into(), &pod(NEIGHBOUR_IFINDEX, NEIGHBOUR_MAC, NEIGHBOUR_SLOT))?;
+    maps.endpoints.insert(&FACELESS.into(), &pod(8, Mac::ZERO, 3))?;
     maps.endpoints.insert(&NODE.into(), &host)?;
 
     maps.nodes.insert(&OTHER_NODE.into(), &Node { mac: OTHER_OVERLAY_MAC, pad: [0; 2] })?;

@@ -3,10 +3,16 @@
 //!
 //! In: a plan and open maps. Out: changed maps, and problems. Never: an interface or a route; those are [`crate::host`].
 
-use std::{collections::BTreeMap, fmt::Display};
+mod policy;
+pub mod slots;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use margay_maps::{
-    Addr, Endpoint, Node, PrefixKey, Route,
+    Addr, Config, Endpoint, Node, PrefixKey, Route,
     user::{HandleError, MapHandle, Maps, Plain},
 };
 use tracing::{debug, info};
@@ -40,29 +46,53 @@ pub struct Known {
     endpoints: Option<BTreeMap<Addr, Endpoint>>,
     routes: Option<BTreeMap<PrefixKey, Route>>,
     nodes: Option<BTreeMap<Addr, Node>>,
+    policy: policy::Known,
+}
+
+// === impl Known ===
+
+impl Known {
+    /// The endpoints in force; read from the map where they are not known.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn endpoints(&mut self, maps: &Maps) -> Result<&BTreeMap<Addr, Endpoint>, HandleError> {
+        if self.endpoints.is_none() {
+            self.endpoints = Some(maps.endpoints.entries()?.into_iter().collect());
+        }
+        Ok(self.endpoints.get_or_insert_default())
+    }
 }
 
 /// Writes the plan into the maps.
 ///
 /// What makes addresses known comes first and in the order in which the programs rely on it (nodes are believed before
-/// anything is routed to them), what takes them away last and the other way round.
+/// anything is routed to them, and a pod's policies are in force before it can be reached), what takes them away last and the
+/// other way round.
 pub fn apply(plan: &Plan, maps: &Maps, known: &mut Known, depth: Depth) -> Vec<Problem> {
     if depth == Depth::Everything {
         *known = Known::default();
     }
-    let mut pass = Pass { plan, problems: Vec::new() };
+    let mut pass = Pass { plan, problems: Vec::new(), slots_in_use: BTreeSet::new() };
+    match known.endpoints(maps) {
+        Ok(endpoints) => pass.slots_in_use = endpoints.values().map(|endpoint| endpoint.slot).collect(),
+        Err(e) => pass.failed("endpoints", &e),
+    }
+    let stale = policy::begin(&mut pass, plan, maps, &mut known.policy);
     let mut nodes = pass.changes(&maps.nodes, known.nodes.take(), &plan.nodes);
     let mut endpoints = pass.changes(&maps.endpoints, known.endpoints.take(), &plan.endpoints);
     let mut routes = pass.changes(&maps.routes, known.routes.take(), &plan.routes);
 
+    let moved = [is_change(&nodes), is_change(&endpoints), is_change(&routes)].contains(&true);
     pass.write(&maps.nodes, &mut nodes);
-    pass.config(maps, plan);
     pass.write(&maps.endpoints, &mut endpoints);
     pass.write(&maps.routes, &mut routes);
 
     pass.remove(&maps.routes, &mut routes);
     pass.remove(&maps.endpoints, &mut endpoints);
     pass.remove(&maps.nodes, &mut nodes);
+    pass.config(maps, plan, moved);
+    policy::finish(&mut pass, plan, maps, &mut known.policy, stale);
 
     known.routes = routes.map(|_done| plan.routes.clone());
     known.endpoints = endpoints.map(|_done| plan.endpoints.clone());
@@ -74,11 +104,22 @@ pub fn apply(plan: &Plan, maps: &Maps, known: &mut Known, depth: Depth) -> Vec<P
 struct Pass<'a> {
     plan: &'a Plan,
     problems: Vec<Problem>,
+    /// Slots of endpoints that could be reached before this pass.
+    slots_in_use: BTreeSet<u32>,
+}
+
+/// Whether there is anything to do, or nobody knows.
+fn is_change<K, V>(changes: &Option<Changes<K, V>>) -> bool {
+    changes.as_ref().is_none_or(|todo| !todo.write.is_empty() || !todo.remove.is_empty())
 }
 
 // === impl Pass ===
 
 impl Pass<'_> {
+    fn is_in_use(&self, slot: u32) -> bool {
+        self.slots_in_use.contains(&slot)
+    }
+
     /// What must change in one map. `None` where it could not be read, or where the whole would not fit: then its last
     /// good content stays in force, and the next pass reads it again.
     fn changes<K: Plain + Ord, V: Plain + PartialEq>(
@@ -135,15 +176,11 @@ impl Pass<'_> {
         }
     }
 
-    fn config(&mut self, maps: &Maps, plan: &Plan) {
-        let result = match maps.config.get(&0) {
-            Ok(Some(current)) if current == plan.config => return,
-            Ok(_) => maps.config.insert(&0, &plan.config),
-            Err(e) => Err(e),
-        };
-        match result {
-            Ok(()) => info!(map = "config", "written"),
-            Err(e) => self.failed("config", &e),
+    /// Writes the node's own data, and then raises the generation if that or what flows find their ways by (`moved`) has
+    /// changed: not before, or a way that was found among the old would pass for one among the new.
+    fn config(&mut self, maps: &Maps, plan: &Plan, moved: bool) {
+        if let Err(e) = write_config(maps, &plan.config, moved) {
+            self.failed("config", &e);
         }
     }
 
@@ -157,6 +194,19 @@ impl Pass<'_> {
         };
         self.problems.push(Problem::new(format!("map {map}"), error.to_string(), remedy));
     }
+}
+
+fn write_config(maps: &Maps, wanted: &Config, moved: bool) -> Result<(), HandleError> {
+    let current = maps.config.get(&0)?.unwrap_or_default();
+    let wanted = Config { generation: current.generation, ..*wanted };
+    if current != wanted {
+        maps.config.insert(&0, &wanted)?;
+        info!(map = "config", "written");
+    }
+    if moved || current != wanted {
+        maps.config.insert(&0, &Config { generation: current.generation.wrapping_add(1), ..wanted })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,400 @@
+//! The flow table: one look-up for an established flow, and all the rest for the first packet of each flow and
+//! generation.
+//!
+//! In: a packet's [`Tuple`] and where it came in. Out: its half of the flow, which says how it goes on, or the reason to drop it.
+//! Never: a change to the packet.
+//!
+//! Entries are written as a whole, from a scratch area of this CPU, and never changed in place except for counters,
+//! times and TCP flags: another CPU may replace an entry, and its memory be another flow's by then.
+
+use margay_maps::{Addr, Config, DropReason, EndpointKind, Flow, FlowVerdict, Half, Route, RouteKind, Way};
+
+use crate::{
+    ipv4::{UDP, is_forwardable},
+    judge::{Opening, judge},
+    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_own, route},
+    tuple::{FIN, RST, Tuple, dst_port},
+};
+
+/// Where a packet came in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// By a pod's interface.
+    Workload(u32),
+    /// From another node, over the overlay.
+    Overlay,
+    /// As `Overlay`, but whatever is not for a pod here is left to others.
+    OverlayForPods,
+    /// From the host's stack, which forwards it for somebody else.
+    Stack,
+    /// From the host itself.
+    Host,
+}
+
+/// [`Flow::via_stack`]: see there.
+const VIA_STACK: u32 = 1;
+/// Opened by the host itself.
+const BY_HOST: u32 = 2;
+
+/// Why there is no half.
+pub enum Refusal {
+    /// Drop it.
+    Drop(DropReason),
+    /// It is not for a pod here.
+    NotForPods,
+}
+
+/// What the slow path answers: the flow is in the table.
+const STORED: u32 = 0;
+/// The packet may pass, but its flow is only in the scratch area.
+const NOT_STORED: u32 = 1;
+/// See [`Refusal::NotForPods`].
+const NOT_FOR_PODS: u32 = 2;
+/// From here on a [`DropReason`].
+const DROP: u32 = 3;
+
+// === impl Arrival ===
+
+impl Arrival {
+    /// As a number that no interface has.
+    const OVERLAY_FOR_PODS: u32 = u32::MAX - 1;
+    const STACK: u32 = u32::MAX - 2;
+    const HOST: u32 = u32::MAX - 3;
+
+    /// In one number, for the slow path.
+    #[inline(always)]
+    fn code(self) -> u32 {
+        match self {
+            Self::Workload(ifindex) => ifindex,
+            Self::Overlay => Half::OVERLAY,
+            Self::OverlayForPods => Self::OVERLAY_FOR_PODS,
+            Self::Stack => Self::STACK,
+            Self::Host => Self::HOST,
+        }
+    }
+
+    #[inline(always)]
+    fn from_code(code: u32) -> Self {
+        match code {
+            Half::OVERLAY => Self::Overlay,
+            Self::OVERLAY_FOR_PODS => Self::OverlayForPods,
+            Self::STACK => Self::Stack,
+            Self::HOST => Self::Host,
+            ifindex => Self::Workload(ifindex),
+        }
+    }
+
+    #[inline(always)]
+    fn ifindex_in(self) -> u32 {
+        match self {
+            Self::Workload(ifindex) => ifindex,
+            Self::Overlay | Self::OverlayForPods => Half::OVERLAY,
+            Self::Stack | Self::Host => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn is_from_stack(self) -> bool {
+        matches!(self, Self::Stack | Self::Host)
+    }
+}
+
+/// The half of the packet's flow, if it may pass. `bytes`: its length.
+#[inline(always)]
+pub fn follow(tuple: &Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Half, Refusal> {
+    if !tuple.has(Tuple::STATELESS)
+        && let Some(flow) = FLOWS.get_ptr_mut(&tuple.key)
+    {
+        // SAFETY: the pointer is an element of the map, valid for the whole run of the program. Others may write to
+        // it; each field is read once, and the module's comment says what may change.
+        let flow = unsafe { &mut *flow };
+        let is_opener = flow.opener == tuple.half;
+        let verdict = flow.verdict;
+        if is_current(flow) {
+            if verdict == FlowVerdict::Allowed {
+                let again = tuple.has(Tuple::OPENS) && (!is_opener || is_closed(flow));
+                let half = half_mut(flow, tuple.half);
+                let same_way = half.way != Way::Unknown && half.ifindex_in == arrival.ifindex_in();
+                if !again && (same_way || arrival.is_from_stack()) {
+                    count(half, bytes, tuple.tcp_flags as u8);
+                    return Ok(half);
+                }
+            } else if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
+                count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
+                return Err(Refusal::Drop(denial(verdict)));
+            }
+        }
+    }
+    let half = match open_flow(arrival.code()) {
+        STORED => FLOWS.get_ptr_mut(&tuple.key).map(|flow| {
+            // SAFETY: as above.
+            half_mut(unsafe { &mut *flow }, tuple.half)
+        }),
+        NOT_STORED => SCRATCH.get_ptr_mut(0).map(|flow| {
+            // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
+            half_mut(unsafe { &mut *flow }, tuple.half)
+        }),
+        NOT_FOR_PODS => return Err(Refusal::NotForPods),
+        refused => return Err(Refusal::Drop(reason(refused))),
+    };
+    // An entry that was deleted in this very moment: the next packet of the flow opens it again.
+    let Some(half) = half else { return Err(Refusal::Drop(DropReason::RewriteFailed)) };
+    count(half, bytes, tuple.tcp_flags as u8);
+    Ok(half)
+}
+
+/// The reason in an answer of the slow path, which gives none but these.
+#[inline(always)]
+fn reason(answer: u32) -> DropReason {
+    const SPOOFED: u32 = DROP + DropReason::SpoofedSource as u32;
+    const UNICAST: u32 = DROP + DropReason::NotUnicast as u32;
+    const ENDPOINT: u32 = DROP + DropReason::NoEndpoint as u32;
+    const OVERLAY: u32 = DROP + DropReason::OverlayFromWorkload as u32;
+    const NODE: u32 = DROP + DropReason::NotForThisNode as u32;
+    const EGRESS: u32 = DROP + DropReason::EgressDenied as u32;
+    const INGRESS: u32 = DROP + DropReason::IngressDenied as u32;
+    match answer {
+        SPOOFED => DropReason::SpoofedSource,
+        UNICAST => DropReason::NotUnicast,
+        ENDPOINT => DropReason::NoEndpoint,
+        OVERLAY => DropReason::OverlayFromWorkload,
+        NODE => DropReason::NotForThisNode,
+        EGRESS => DropReason::EgressDenied,
+        INGRESS => DropReason::IngressDenied,
+        _ => DropReason::NotConfigured,
+    }
+}
+
+/// The first packet of a flow, or of a generation, or from elsewhere than before: the one in [`TUPLE`].
+///
+/// A function of its own for the verifier (`extern "C"`, with numbers for arguments): it is verified once, and not once for every
+/// state that a program can reach it in.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn open_flow(arrival: u32) -> u32 {
+    match try_open(Arrival::from_code(arrival)) {
+        Ok(true) => STORED,
+        Ok(false) => NOT_STORED,
+        Err(Refusal::NotForPods) => NOT_FOR_PODS,
+        Err(Refusal::Drop(reason)) => DROP + reason as u32,
+    }
+}
+
+/// Whether the flow, if it is allowed, is in the table.
+#[inline(always)]
+fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
+    let (Some(tuple), Some(scratch)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else {
+        return Err(Refusal::Drop(DropReason::NotConfigured));
+    };
+    // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
+    let (tuple, new) = unsafe { (&*tuple, &mut *scratch) };
+    clear(new);
+    // SAFETY: as in `follow`.
+    let known = FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
+    let allowed = known.filter(|flow| flow.verdict == FlowVerdict::Allowed);
+
+    let (src, dst) = ends(tuple, tuple.half);
+    if let Arrival::Workload(ifindex) = arrival {
+        if !is_own(src, ifindex) {
+            return Err(Refusal::Drop(DropReason::SpoofedSource));
+        }
+        if !is_forwardable(dst) {
+            return Err(Refusal::Drop(DropReason::NotUnicast));
+        }
+    }
+    new.generation = config().map_or(0, |config| config.generation);
+    new.opened = clock();
+    new.opener = tuple.half;
+    new.via_stack = match arrival {
+        Arrival::Stack => VIA_STACK,
+        Arrival::Host => BY_HOST,
+        _ => 0,
+    };
+    let mut judged = false;
+    let mut via_stack = false;
+    let mut others = false;
+    if let Some(flow) = allowed {
+        others = flow.opener != tuple.half;
+        via_stack = flow.via_stack == VIA_STACK;
+        if !tuple.has(Tuple::OPENS) || (!others && !is_closed(flow)) {
+            judged = keep(new, flow);
+        }
+    }
+    let half = half_mut(new, tuple.half);
+    half.ifindex_in = arrival.ifindex_in();
+    if !arrival.is_from_stack() {
+        find_way(half, tuple, dst, arrival, via_stack)?;
+    }
+    if tuple.is_error() && allowed.is_some() {
+        return Ok(false);
+    }
+    if !judged {
+        let (from, to) = ends(tuple, new.opener);
+        let port_be = dst_port(&tuple.key, new.opener);
+        let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);
+        judge(new, &Opening { from, to, protocol: tuple.key.protocol, port_be, by_host }, opener);
+    }
+    store(tuple, new, others)
+}
+
+/// Takes over what is known of the flow. Whether the verdict too: it holds under the same generations alone.
+#[inline(always)]
+fn keep(new: &mut Flow, known: &Flow) -> bool {
+    let same_ways = known.generation == new.generation;
+    copy(&mut new.halves, &known.halves);
+    if !same_ways {
+        new.halves[0].way = Way::Unknown;
+        new.halves[1].way = Way::Unknown;
+    }
+    new.opener = known.opener;
+    new.opened = known.opened;
+    new.via_stack = known.via_stack;
+    if !is_current(known) {
+        return false;
+    }
+    new.verdict = known.verdict;
+    new.slots = known.slots;
+    new.slot_generations = known.slot_generations;
+    new.origins = known.origins;
+    true
+}
+
+/// Writes the flow down, unless it is one that leaves no trace. `others`: there is an allowed flow that the other end
+/// opened, which a denial of this one must not end.
+#[inline(always)]
+fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<bool, Refusal> {
+    let allowed = new.verdict == FlowVerdict::Allowed;
+    // A full table refuses: then this packet passes on its verdict alone, and nothing is remembered.
+    let stored = !tuple.has(Tuple::STATELESS) && (allowed || !others) && FLOWS.insert(&tuple.key, new, 0).is_ok();
+    if allowed { Ok(stored) } else { Err(Refusal::Drop(denial(new.verdict))) }
+}
+
+/// Where packets of this half go.
+#[inline(always)]
+fn find_way(half: &mut Half, tuple: &Tuple, dst: &Addr, arrival: Arrival, via_stack: bool) -> Result<(), Refusal> {
+    half.way = Way::Host;
+    let drop = |reason| Err(Refusal::Drop(reason));
+    if let Some(local) = endpoint(dst) {
+        if local.kind == EndpointKind::Host {
+            return to_host(tuple, arrival);
+        }
+        if !via_stack && !local.mac.is_zero() {
+            half.way = Way::Pod;
+            half.ifindex = local.ifindex;
+            half.mac = local.mac;
+        }
+        return Ok(());
+    }
+    if arrival == Arrival::OverlayForPods {
+        return Err(Refusal::NotForPods);
+    }
+    match route(dst) {
+        Some(Route { kind: RouteKind::Local, .. }) => drop(DropReason::NoEndpoint),
+        Some(_) if arrival == Arrival::Overlay => drop(DropReason::NotForThisNode),
+        Some(remote) => {
+            if u32::from_ne_bytes(dst.v4()) == u32::from_ne_bytes(remote.node.v4()) {
+                to_host(tuple, arrival)?;
+            }
+            if !via_stack {
+                half.way = Way::Node;
+                half.ifindex = remote.ifindex;
+                half.node = remote.node;
+                half.next_hop = remote.next_hop;
+                half.mac = remote.mac;
+            }
+            Ok(())
+        }
+        None => to_host(tuple, arrival),
+    }
+}
+
+/// To a node, or to the world through the host's stack.
+///
+/// A pod that may send VXLAN to nodes could forge any pod's packets once its own source address has been masqueraded.
+/// Calico refuses it too (`allowVXLANPacketsFromWorkloads`).
+#[inline(always)]
+fn to_host(tuple: &Tuple, arrival: Arrival) -> Result<(), Refusal> {
+    match arrival {
+        Arrival::OverlayForPods => return Err(Refusal::NotForPods),
+        Arrival::Workload(_) => {}
+        _ => return Ok(()),
+    }
+    let port_be = dst_port(&tuple.key, tuple.half);
+    match config() {
+        Some(Config { port_be: overlay, .. })
+            if tuple.key.protocol == UDP
+                && !tuple.is_error()
+                && u16::from_ne_bytes(port_be) == u16::from_ne_bytes(*overlay) =>
+        {
+            Err(Refusal::Drop(DropReason::OverlayFromWorkload))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sender and receiver of a half.
+#[inline(always)]
+fn ends(tuple: &Tuple, half: u32) -> (&Addr, &Addr) {
+    if half == 0 { (&tuple.key.low, &tuple.key.high) } else { (&tuple.key.high, &tuple.key.low) }
+}
+
+/// Whether nothing has changed since the entry was written.
+#[inline(always)]
+fn is_current(flow: &Flow) -> bool {
+    let [low, high] = flow.slots;
+    let [low_generation, high_generation] = flow.slot_generations;
+    config().is_some_and(|config| config.generation == flow.generation)
+        && enforcement(low).is_some_and(|now| now.generation == low_generation)
+        && enforcement(high).is_some_and(|now| now.generation == high_generation)
+}
+
+/// Whether one end has closed the connection: a SYN is a new one.
+#[inline(always)]
+fn is_closed(flow: &Flow) -> bool {
+    (flow.halves[0].tcp_flags | flow.halves[1].tcp_flags) & (FIN | RST) != 0
+}
+
+#[inline(always)]
+fn half_mut(flow: &mut Flow, half: u32) -> &mut Half {
+    if half == 0 { &mut flow.halves[0] } else { &mut flow.halves[1] }
+}
+
+#[inline(always)]
+fn denial(verdict: FlowVerdict) -> DropReason {
+    if verdict == FlowVerdict::EgressDenied { DropReason::EgressDenied } else { DropReason::IngressDenied }
+}
+
+/// One packet more. Two CPUs may count at once: then one packet goes uncounted, no more.
+#[inline(always)]
+fn count(half: &mut Half, bytes: u32, tcp_flags: u8) {
+    half.packets = half.packets.wrapping_add(1);
+    half.bytes = half.bytes.wrapping_add(bytes as u64);
+    half.last_seen = clock();
+    if half.tcp_flags & tcp_flags != tcp_flags {
+        half.tcp_flags |= tcp_flags;
+    }
+}
+
+/// All zero. Word by word: the compiler would call a loop over bytes.
+#[inline(always)]
+fn clear(flow: &mut Flow) {
+    const WORDS: usize = size_of::<Flow>() / 8;
+    let words: *mut u64 = (flow as *mut Flow).cast();
+    for i in 0..WORDS {
+        // SAFETY: within the flow, whose alignment and size are multiples of a word's; zero is valid for each field.
+        unsafe { words.add(i).write_volatile(0) };
+    }
+}
+
+/// Both halves, word by word.
+#[inline(always)]
+fn copy(to: &mut [Half; 2], from: &[Half; 2]) {
+    const WORDS: usize = size_of::<[Half; 2]>() / 8;
+    let (to, from): (*mut u64, *const u64) = ((to as *mut [Half; 2]).cast(), (from as *const [Half; 2]).cast());
+    for i in 0..WORDS {
+        // SAFETY: as in `clear`; both are as long.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
+const _: () = assert!(align_of::<Flow>() == 8 && size_of::<Flow>() % 8 == 0 && size_of::<Half>() % 8 == 0);

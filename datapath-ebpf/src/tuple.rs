@@ -1,0 +1,279 @@
+//! What tells one flow from another: both ends with their ports, in the order of the flow table, and what the packet
+//! means for its flow.
+//!
+//! In: a parsed IPv4 packet. Out: a [`Tuple`]. Never: a verdict.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use margay_maps::{Addr, DropReason, FlowKey, Fragment, FragmentKey};
+use network_types::ip::Ipv4Hdr;
+
+use crate::{
+    ipv4::{ICMP, Ipv4, SCTP, TCP, UDP},
+    lookup::{TUPLE, fragment, is_allowed, remember_fragment},
+    packet::Packet,
+};
+
+/// Echo reply and echo request (RFC 792).
+const ICMP_ECHO_REPLY: u8 = 0;
+const ICMP_ECHO: u8 = 8;
+/// Errors, which carry the packet that they are about: unreachable, time exceeded, parameter problem (RFC 792).
+const ICMP_UNREACHABLE: u8 = 3;
+const ICMP_TIME_EXCEEDED: u8 = 11;
+const ICMP_PARAMETER: u8 = 12;
+/// The chunk that opens an association (RFC 9260, section 3.2).
+const SCTP_INIT: u8 = 1;
+
+/// TCP flags (RFC 9293, section 3.1).
+pub const FIN: u8 = 0x01;
+/// Synchronise.
+pub const SYN: u8 = 0x02;
+/// Reset.
+pub const RST: u8 = 0x04;
+/// The acknowledgement counts.
+const ACK: u8 = 0x10;
+
+/// One packet's place in the flow table. It lies in this CPU's scratch area: the slow path, which is verified by itself,
+/// takes no pointers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tuple {
+    /// The flow's key.
+    pub key: FlowKey,
+    /// Which half the packet belongs to: 0 if the lower end sent it, otherwise 1.
+    pub half: u32,
+    /// What it means for the flow: bits, below.
+    pub flags: u32,
+    /// TCP flags; otherwise 0.
+    pub tcp_flags: u32,
+    /// The packet's IPv4 header.
+    ip: Ipv4,
+    /// Bytes of the packet that could not be read in their place.
+    copy: [u8; COPY],
+}
+
+/// How many bytes are needed at most: what an ICMP error carries.
+const COPY: usize = 28;
+
+/// What counts of a transport header.
+struct Head {
+    /// Its first four bytes: the ports, or ICMP's type, code and checksum.
+    first: [u8; 4],
+    /// Its fifth and sixth byte, where they were asked for.
+    next: [u8; 2],
+    /// The last byte that was asked for.
+    last: u8,
+}
+
+/// Ports as they stand in a packet.
+type Ports = ([u8; 2], [u8; 2]);
+
+/// Both ends of a packet, as they stand in it.
+struct Ends {
+    src: [u8; 4],
+    dst: [u8; 4],
+    protocol: u8,
+    ports: Ports,
+}
+
+/// No ports: it has none, or they cannot be known.
+const NO_PORTS: Ports = ([0; 2], [0; 2]);
+
+// === impl Tuple ===
+
+impl Tuple {
+    /// It begins a conversation: a TCP SYN, an SCTP INIT, an ICMP echo request. A UDP packet may or may not.
+    pub const OPENS: u32 = 1 << 0;
+    /// It leaves no trace in the table: it has no ports that could be known.
+    pub const STATELESS: u32 = 1 << 1;
+    /// It is an ICMP error. `key` is that of the packet it is about, and `half` the one that this packet takes the place of.
+    pub const ERROR: u32 = 1 << 2;
+
+    /// Reads the transport header of the packet whose IPv4 header is at `offset`.
+    #[inline(always)]
+    pub fn read(packet: &Packet, ip: &Ipv4, offset: usize) -> Result<&'static Self, DropReason> {
+        let Some(tuple) = TUPLE.get_ptr_mut(0) else { return Err(DropReason::NotConfigured) };
+        // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
+        let tuple = unsafe { &mut *tuple };
+        tuple.ip = *ip;
+        if read_tuple(packet.skb(), offset as u32) != 0 {
+            return Err(DropReason::TruncatedTransport);
+        }
+        Ok(tuple)
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, packet: &mut Packet, offset: usize) -> Result<(), DropReason> {
+        let tuple = self;
+        // SAFETY: nothing below writes to it.
+        let ip = unsafe { &*(&raw const tuple.ip) };
+        let of = |ports| Ends { src: ip.src, dst: ip.dst, protocol: ip.proto, ports };
+        tuple.flags = 0;
+        tuple.tcp_flags = 0;
+        if ip.is_later_fragment() {
+            let ports = match fragment(&fragment_key(ip)) {
+                Some(first) => (first.src_port_be, first.dst_port_be),
+                None => {
+                    tuple.flags = Self::STATELESS;
+                    NO_PORTS
+                }
+            };
+            tuple.set(&of(ports));
+            return Ok(());
+        }
+        let ports = match ip.proto {
+            TCP => {
+                let tcp = tuple.transport::<14>(packet, ip, offset)?;
+                tuple.tcp_flags = tcp.last as u32;
+                if tcp.last & (SYN | ACK) == SYN {
+                    tuple.flags = Self::OPENS;
+                }
+                ports(tcp.first)
+            }
+            UDP => ports(tuple.transport::<4>(packet, ip, offset)?.first),
+            SCTP => {
+                let sctp = tuple.transport::<13>(packet, ip, offset)?;
+                if sctp.last == SCTP_INIT {
+                    tuple.flags = Self::OPENS;
+                }
+                ports(sctp.first)
+            }
+            ICMP => {
+                let icmp = tuple.transport::<6>(packet, ip, offset)?;
+                match icmp.first[0] {
+                    ICMP_ECHO => {
+                        tuple.flags = Self::OPENS;
+                        (icmp.next, icmp.next)
+                    }
+                    ICMP_ECHO_REPLY => (icmp.next, icmp.next),
+                    ICMP_UNREACHABLE | ICMP_TIME_EXCEEDED | ICMP_PARAMETER => {
+                        if tuple.set_about(packet, ip, offset) {
+                            return Ok(());
+                        }
+                        tuple.flags = Self::STATELESS;
+                        NO_PORTS
+                    }
+                    _ => NO_PORTS,
+                }
+            }
+            _ => NO_PORTS,
+        };
+        tuple.set(&of(ports));
+        if ip.is_fragment() {
+            remember_fragment(&fragment_key(ip), &Fragment { src_port_be: ports.0, dst_port_be: ports.1 });
+        }
+        Ok(())
+    }
+
+    /// Of an ICMP error: the flow of the packet that it is about, if that was the receiver's and is known. Otherwise false.
+    #[inline(always)]
+    fn set_about(&mut self, packet: &Packet, ip: &Ipv4, offset: usize) -> bool {
+        // Behind 8 bytes of ICMP: the packet's header, and 8 bytes of what it carried.
+        if !packet.copy(offset + ip.header_len as usize + 8, &mut self.copy) {
+            return false;
+        }
+        let inner = &self.copy;
+        let src = [inner[12], inner[13], inner[14], inner[15]];
+        if inner[0] != 0x45 || word(src) != word(ip.dst) {
+            return false;
+        }
+        let ports = match inner[9] {
+            TCP | UDP | SCTP => ports([inner[20], inner[21], inner[22], inner[23]]),
+            ICMP => ([inner[24], inner[25]], [inner[24], inner[25]]),
+            _ => NO_PORTS,
+        };
+        let dst = [inner[16], inner[17], inner[18], inner[19]];
+        let protocol = inner[9];
+        self.set(&Ends { src, dst, protocol, ports });
+        // The error goes to the sender: it takes the place of an answer.
+        self.half ^= 1;
+        self.flags = Self::ERROR | Self::STATELESS;
+        is_allowed(&self.key)
+    }
+
+    /// The first `N` bytes behind the IPv4 header.
+    #[inline(always)]
+    fn transport<const N: usize>(&mut self, packet: &mut Packet, ip: &Ipv4, offset: usize) -> Result<Head, DropReason> {
+        let short = DropReason::TruncatedTransport;
+        if ip.header_len != Ipv4Hdr::LEN as u32 {
+            let Some(copy) = self.copy.first_chunk_mut::<N>() else { return Err(short) };
+            return if packet.copy(offset + ip.header_len as usize, copy) { Ok(head(copy)) } else { Err(short) };
+        }
+        if !packet.pull(offset + Ipv4Hdr::LEN + N) {
+            return Err(short);
+        }
+        packet.at::<[u8; N]>(offset + Ipv4Hdr::LEN).map(head).ok_or(short)
+    }
+
+    /// With the lower end first.
+    #[inline(always)]
+    fn set(&mut self, ends: &Ends) {
+        let (a, b) = (word(ends.src), word(ends.dst));
+        let (src_port, dst_port) = (u16::from_be_bytes(ends.ports.0), u16::from_be_bytes(ends.ports.1));
+        let swap = a > b || (a == b && src_port > dst_port);
+        let (low, high) = if swap { (b, a) } else { (a, b) };
+        let (low_port, high_port) = if swap { (dst_port, src_port) } else { (src_port, dst_port) };
+        self.key.low = Addr::from_v4_word(low.to_be());
+        self.key.high = Addr::from_v4_word(high.to_be());
+        self.key.low_port_be = low_port.to_be_bytes();
+        self.key.high_port_be = high_port.to_be_bytes();
+        self.key.protocol = ends.protocol;
+        self.key.pad = [0; 3];
+        self.half = swap as u32;
+    }
+
+    /// Whether any of these bits is set.
+    #[inline(always)]
+    pub fn has(&self, bits: u32) -> bool {
+        self.flags & bits != 0
+    }
+
+    /// Whether it is an ICMP error about a known flow.
+    #[inline(always)]
+    pub fn is_error(&self) -> bool {
+        self.has(Self::ERROR)
+    }
+}
+
+/// Reads the packet in [`TUPLE`], whose `ip` is set. 0, or 1 if the packet is too short.
+///
+/// A function of its own for the verifier, as is [`crate::flow::open_flow`]; and with a stack of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_tuple(skb: *mut __sk_buff, offset: u32) -> u32 {
+    let (Some(tuple), Some(skb)) = (TUPLE.get_ptr_mut(0), NonNull::new(skb)) else { return 1 };
+    // SAFETY: as in `Tuple::read`.
+    let tuple = unsafe { &mut *tuple };
+    let mut packet = Packet::new(TcContext::new(skb));
+    // No header that is read here begins further in; the verifier must know.
+    tuple.fill(&mut packet, (offset & 0x7f) as usize).is_err() as u32
+}
+
+/// The destination port, as the sender of `half` has it, in network byte order.
+#[inline(always)]
+pub fn dst_port(key: &FlowKey, half: u32) -> [u8; 2] {
+    if half == 0 { key.high_port_be } else { key.low_port_be }
+}
+
+/// An IPv4 address as a number that sorts as its bytes do.
+#[inline(always)]
+fn word(addr: [u8; 4]) -> u32 {
+    u32::from_be_bytes(addr)
+}
+
+#[inline(always)]
+const fn ports([a, b, c, d]: [u8; 4]) -> Ports {
+    ([a, b], [c, d])
+}
+
+#[inline(always)]
+fn fragment_key(ip: &Ipv4) -> FragmentKey {
+    FragmentKey { src: Addr::from_v4(ip.src), dst: Addr::from_v4(ip.dst), id_be: ip.id_be, protocol: ip.proto, pad: 0 }
+}
+
+#[inline(always)]
+fn head<const N: usize>(bytes: &[u8; N]) -> Head {
+    let at = |i: usize| bytes.get(i).copied().unwrap_or_default();
+    Head { first: [at(0), at(1), at(2), at(3)], next: [at(4), at(5)], last: at(N - 1) }
+}

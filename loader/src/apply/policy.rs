@@ -1,0 +1,101 @@
+//! Policies into the maps, so that no packet meets half of them.
+//!
+//! In: what is planned, with endpoints that have their slots. Out: changed maps. Never: an endpoint that can be reached
+//! before its policies are in force; the caller writes endpoints after [`begin`].
+//!
+//! The order is the whole point: new rules, then identities, then which policy is in force, then generations, and what is
+//! stale last ([`finish`]). A verdict that is remembered under a generation was never reached under older policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use margay_maps::{Addr, Enforcement, Id, PrefixKey, Rule, RuleKey, user::Maps};
+
+use super::{Changes, Pass};
+use crate::plan::Plan;
+
+/// What the maps are known to hold.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    rules: Option<BTreeMap<RuleKey, Rule>>,
+    networks: Option<BTreeMap<PrefixKey, Id>>,
+    identities: Option<BTreeMap<Addr, Id>>,
+    enforcement: BTreeMap<u32, Enforcement>,
+}
+
+/// What is still to be removed.
+pub(super) struct Stale {
+    rules: Option<Changes<RuleKey, Rule>>,
+}
+
+/// Puts the planned policies in force.
+pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known) -> Stale {
+    let policy = &plan.policy;
+    let mut rules = pass.changes(&maps.rules, known.rules.take(), &policy.rules);
+    let mut networks = pass.changes(&maps.networks, known.networks.take(), &policy.networks);
+    let mut identities = pass.changes(&maps.identities, known.identities.take(), &policy.identities);
+
+    pass.write(&maps.rules, &mut rules);
+    // Rules that could not be written whole allow less than they should. Addresses and pods that were judged by the old
+    // ones go on being so; a pod that is new has its policies at once, and what they lack is denied.
+    let complete = rules.is_some();
+    let mut moved = BTreeSet::new();
+    if complete {
+        pass.write(&maps.networks, &mut networks);
+        pass.write(&maps.identities, &mut identities);
+        pass.remove(&maps.identities, &mut identities);
+        pass.remove(&maps.networks, &mut networks);
+        moved.extend(plan.raise.iter().copied());
+    }
+    enforce(pass, plan, maps, known, &moved, complete);
+    known.networks = networks.filter(|_| complete).map(|_done| policy.networks.clone());
+    known.identities = identities.filter(|_| complete).map(|_done| policy.identities.clone());
+    Stale { rules }
+}
+
+/// Removes what nothing refers to any more.
+pub(super) fn finish(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, stale: Stale) {
+    let Stale { mut rules } = stale;
+    pass.remove(&maps.rules, &mut rules);
+    known.rules = rules.map(|_done| plan.policy.rules.clone());
+}
+
+/// Which policies are in force for each slot, and then the generations. `moved`: slots whose verdicts could be others
+/// although their policies are the same.
+fn enforce(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, moved: &BTreeSet<u32>, complete: bool) {
+    let mut raise = Vec::new();
+    for (slot, wanted) in &plan.enforcement {
+        let before = match known.enforcement.get(slot) {
+            Some(before) => *before,
+            None => match maps.enforcement.get(slot) {
+                Ok(before) => before.unwrap_or_default(),
+                Err(error) => {
+                    pass.failed("enforcement", &error);
+                    continue;
+                }
+            },
+        };
+        let same = (before.ingress, before.egress) == (wanted.ingress, wanted.egress);
+        let is_new = !pass.is_in_use(*slot);
+        if !complete && !is_new {
+            continue;
+        }
+        let mut now = Enforcement { generation: before.generation, ..*wanted };
+        if !same && let Err(error) = maps.enforcement.insert(slot, &now) {
+            pass.failed("enforcement", &error);
+            known.enforcement.remove(slot);
+            continue;
+        }
+        if !same || is_new || moved.contains(slot) {
+            now.generation = before.generation.wrapping_add(1);
+            raise.push((*slot, now));
+        }
+        known.enforcement.insert(*slot, now);
+    }
+    for (slot, now) in raise {
+        if let Err(error) = maps.enforcement.insert(&slot, &now) {
+            pass.failed("enforcement", &error);
+            known.enforcement.remove(&slot);
+        }
+    }
+    known.enforcement.retain(|slot, _| plan.enforcement.contains_key(slot));
+}

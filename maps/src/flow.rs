@@ -1,0 +1,189 @@
+//! `flows`, `fragments` and `clock`: connection tracking and forwarding in one table.
+//!
+//! A flow is both directions of one conversation. Its key has the lower end first, so that both directions find the
+//! same entry; the half that a packet belongs to follows from which end sent it. The entry remembers the verdict, where
+//! each half goes, and the generations of the state that both were reached from: a packet that meets an entry of older
+//! generations is judged again, always in the direction in which the flow was opened.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
+
+use crate::{
+    addr::{Addr, Mac},
+    policy::Id,
+};
+
+crate::contract! {
+    /// The key of `flows`. The end that sorts lower, by address and then by port, comes first.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub struct FlowKey {
+        /// The lower end's address.
+        pub low: Addr,
+        /// The higher end's address.
+        pub high: Addr,
+        /// The lower end's port, network byte order. ICMP echo: the identifier, at both ends. No ports: zero.
+        pub low_port_be: [u8; 2],
+        /// The higher end's port, likewise.
+        pub high_port_be: [u8; 2],
+        /// Protocol number (IANA).
+        pub protocol: u8,
+        /// Always zero.
+        pub pad: [u8; 3],
+    }
+}
+
+crate::contract! {
+    /// What was decided about a flow.
+    #[repr(u32)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+    #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub enum FlowVerdict {
+        /// Nothing yet.
+        #[default]
+        Unknown = 0,
+        /// Both directions pass.
+        Allowed = 1,
+        /// The opener's egress policies do not allow it.
+        EgressDenied = 2,
+        /// The other end's ingress policies do not allow it.
+        IngressDenied = 3,
+    }
+}
+
+crate::contract! {
+    /// How packets of one half go on.
+    #[repr(u32)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+    #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub enum Way {
+        /// To be found by the next packet.
+        #[default]
+        Unknown = 0,
+        /// Up the host's stack: to the node itself, to the world, or to what the stack has translated.
+        Host = 1,
+        /// Into a pod of this node.
+        Pod = 2,
+        /// To another node, encapsulated.
+        Node = 3,
+    }
+}
+
+crate::contract! {
+    /// One direction of a flow.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub struct Half {
+        /// How many packets.
+        pub packets: u64,
+        /// How many bytes, Ethernet header included.
+        pub bytes: u64,
+        /// How its packets go on.
+        pub way: Way,
+        /// Where its packets come in: the `cali*` interface of the pod that sends, or [`Half::OVERLAY`]. A packet from
+        /// elsewhere has its source checked anew. 0: not seen yet, or from the host's stack.
+        pub ifindex_in: u32,
+        /// [`Way::Pod`]: the pod's interface. [`Way::Node`]: the uplink. 0 otherwise.
+        pub ifindex: u32,
+        /// When its last packet came, in seconds of `clock`.
+        pub last_seen: u32,
+        /// [`Way::Node`]: the node's address, the outer destination. Unspecified otherwise.
+        pub node: Addr,
+        /// [`Way::Node`]: the neighbour on the uplink; see [`crate::Route::next_hop`]. Unspecified otherwise.
+        pub next_hop: Addr,
+        /// [`Way::Pod`]: the pod's MAC. [`Way::Node`]: that of the node's overlay device. Zero otherwise.
+        pub mac: Mac,
+        /// TCP: all flags that its packets had, or-ed (RFC 9293, section 3.1, byte 13). 0 otherwise.
+        pub tcp_flags: u8,
+        /// Always zero.
+        pub pad: u8,
+    }
+}
+
+// === impl Half ===
+
+impl Half {
+    /// `ifindex_in` of a half whose packets come from another node over the overlay.
+    pub const OVERLAY: u32 = u32::MAX;
+}
+
+crate::contract! {
+    /// The value of `flows`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub struct Flow {
+        /// From the lower end to the higher, and back.
+        pub halves: [Half; 2],
+        /// What was decided.
+        pub verdict: FlowVerdict,
+        /// Which half opened it: 0 or 1.
+        pub opener: u32,
+        /// The generation of routes and endpoints ([`crate::Config`]) that the ways were found under.
+        pub generation: u32,
+        /// When it was opened, in seconds of `clock`.
+        pub opened: u32,
+        /// The slots in `enforcement` of the lower and the higher end; 0 where an end is no pod of this node.
+        pub slots: [u32; 2],
+        /// The generations of these slots that the verdict was reached under.
+        pub slot_generations: [u32; 2],
+        /// 1 if the host's stack opened it here, on behalf of somebody else: it may have translated addresses, so the other half
+        /// must climb it again.
+        pub via_stack: u32,
+        /// Always zero.
+        pub pad: u32,
+        /// The rules that allow it, for egress and ingress; [`Id::NONE`] where nothing isolates that direction.
+        pub origins: [Id; 2],
+    }
+}
+
+crate::contract! {
+    /// The key of `fragments`: all fragments of one packet have it (RFC 791, section 3.2).
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub struct FragmentKey {
+        /// Where from.
+        pub src: Addr,
+        /// Where to.
+        pub dst: Addr,
+        /// The packet's identification, network byte order; IPv6: the lower half of it.
+        pub id_be: [u8; 2],
+        /// Protocol number (IANA).
+        pub protocol: u8,
+        /// Always zero.
+        pub pad: u8,
+    }
+}
+
+crate::contract! {
+    /// The value of `fragments`: what only the first fragment says.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub struct Fragment {
+        /// The source port, network byte order.
+        pub src_port_be: [u8; 2],
+        /// The destination port, network byte order.
+        pub dst_port_be: [u8; 2],
+    }
+}
+
+crate::contract! {
+    /// The one value of `clock` (index 0). Userspace sets it each second, so that the programs need not ask for the time; while
+    /// no agent runs it stands still, and nothing expires.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub struct Clock {
+        /// Seconds since the machine was booted (`CLOCK_BOOTTIME`).
+        pub seconds: u32,
+    }
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40);
+const _: () = assert!(size_of::<Half>() == 72);
+const _: () = assert!(size_of::<Flow>() == 200);
+const _: () = assert!(size_of::<FragmentKey>() == 36);
+const _: () = assert!(size_of::<Fragment>() == 4);
