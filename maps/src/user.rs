@@ -5,4 +5,4 @@ pub mod handles;
 pub mod sys;
 pub mod text;
 
-pub use handles::{HandleError, MapHandle, Maps, PerCpuHandle, Plain};
+pub use handles::{BATCH, Batch, HandleError, MapHandle, Maps, PerCpuHandle, Plain};

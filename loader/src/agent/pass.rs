@@ -28,6 +28,7 @@ use crate::{
         Backend, Datapath,
         attach::{Depth, Known},
     },
+    flows::{self, Timeouts},
     health::Health,
     host::{
         Host, HostError,
@@ -81,6 +82,7 @@ impl Agent {
     /// Loads the datapath, and opens everything that a pass needs.
     pub(super) fn start(config: AgentConfig, state: StateDir) -> Result<Self> {
         let datapath = Datapath::load(&config.bpffs)?;
+        flows::start(datapath.pins().dir().to_owned(), Timeouts::default())?;
         let host = Host::connect()?;
         let source = source::open(config.source.clone(), &state)?;
         let (readiness, watched) = watch::channel(Readiness::default());

@@ -107,6 +107,18 @@ pub fn check(fd: &OwnedFd, spec: &MapSpec) -> Result<sys::MapFacts, HandleError>
     }
 }
 
+/// How many entries to read at once: a kernel lock is held for one bucket at a time, not for all of them.
+pub const BATCH: u32 = 4_096;
+
+/// Some entries of a hash.
+#[derive(Debug)]
+pub struct Batch<K, V> {
+    /// The entries.
+    pub entries: Vec<(K, V)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<u32>,
+}
+
 /// A hash, trie or array of `K` to `V`.
 #[derive(Debug)]
 pub struct MapHandle<K, V> {
@@ -182,6 +194,39 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
                 return Ok(keys);
             }
             current = Some(next);
+        }
+    }
+
+    /// Up to `count` entries of a hash at once, beginning where `from` says (`None`: at the beginning), and where to go on; `None`
+    /// at the end. Entries that come or go meanwhile may be missed or come twice.
+    ///
+    /// # Errors
+    /// Reading failed, or an entry is garbled.
+    pub fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<K, V>, HandleError> {
+        let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
+        let mut keys = vec![0_u8; key_size * count as usize];
+        let mut values = vec![0_u8; value_size * count as usize];
+        // SAFETY: key and value have the map's sizes, which `new` has compared, and there is room for `count` of each.
+        let read = unsafe { sys::lookup_batch(self.fd.as_fd(), from, &mut keys, &mut values, count) };
+        let (got, next) = read.map_err(|source| self.access("reading", source))?;
+        let pairs = keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)).take(got as usize);
+        let entries = pairs.map(|(k, v)| Ok((self.decode(k)?, self.decode(v)?))).collect::<Result<_, HandleError>>()?;
+        Ok(Batch { entries, next })
+    }
+
+    /// How many entries a hash has.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn count(&self) -> Result<usize, HandleError> {
+        let (mut count, mut from) = (0, None);
+        loop {
+            let batch = self.batch(from, BATCH)?;
+            count += batch.entries.len();
+            from = batch.next;
+            if from.is_none() {
+                return Ok(count);
+            }
         }
     }
 
@@ -355,7 +400,7 @@ impl Maps {
             n if n == layout::IDENTITIES.name => Some(self.identities.keys()?.len()),
             n if n == layout::NETWORKS.name => Some(self.networks.keys()?.len()),
             n if n == layout::RULES.name => Some(self.rules.keys()?.len()),
-            n if n == layout::FLOWS.name => Some(self.flows.keys()?.len()),
+            n if n == layout::FLOWS.name => Some(self.flows.count()?),
             n if n == layout::FRAGMENTS.name => Some(self.fragments.keys()?.len()),
             _ => None,
         })

@@ -164,3 +164,39 @@ fn found(result: io::Result<()>) -> io::Result<bool> {
         Err(e) => Err(e),
     }
 }
+
+/// Reads up to `count` entries of a hash, beginning where `from` says (`None`: at the beginning), into `keys` and `values`. Answers
+/// how many, and where to go on; `None` at the end.
+///
+/// # Safety
+/// `keys` and `values` must have room for `count` keys and values of the map's sizes.
+///
+/// # Errors
+/// The kernel refused; `ENOSPC` if more than `count` entries share one bucket (kernel/bpf/hashtab.c).
+pub unsafe fn lookup_batch(
+    fd: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut [u8],
+    values: &mut [u8],
+    count: u32,
+) -> io::Result<(u32, Option<u32>)> {
+    let mut next = 0_u32;
+    let mut attr = attr();
+    // SAFETY: writing to a field of a union of plain integers.
+    let request = unsafe { &mut attr.batch };
+    request.in_batch = from.as_ref().map_or(0, |from| from as *const u32 as u64);
+    request.out_batch = (&raw mut next) as u64;
+    request.keys = keys.as_mut_ptr() as u64;
+    request.values = values.as_mut_ptr() as u64;
+    request.count = count;
+    request.map_fd = fd.as_raw_fd() as u32;
+    // SAFETY: all pointers live past the call; the caller vouches for the room behind `keys` and `values`.
+    let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    // SAFETY: the kernel has written it, also at the end.
+    let got = unsafe { attr.batch.count };
+    match result {
+        Ok(_) => Ok((got, Some(next))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((got, None)),
+        Err(e) => Err(e),
+    }
+}
