@@ -223,18 +223,50 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
     let half = half_mut(new, tuple.half);
     half.ifindex_in = arrival.ifindex_in();
     if !arrival.is_from_stack() {
-        find_way(half, tuple, dst, arrival, via_stack)?;
+        match find_flow_way(arrival.code(), via_stack as u32) {
+            STORED => {}
+            NOT_FOR_PODS => return Err(Refusal::NotForPods),
+            refused => return Err(Refusal::Drop(reason(refused))),
+        }
     }
     if tuple.is_error() && allowed.is_some() {
         return Ok(false);
     }
     if !judged {
-        let (from, to) = ends(tuple, new.opener);
-        let port_be = dst_port(&tuple.key, new.opener);
-        let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);
-        judge(new, &Opening { from, to, protocol: tuple.key.protocol, port_be, by_host }, opener);
+        judge_flow();
     }
     store(tuple, new, others)
+}
+
+/// Finds the way of the packet in [`TUPLE`], for its half of the flow in [`SCRATCH`]. A function of its own, as [`open_flow`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
+    let (Some(tuple), Some(new)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else {
+        return DROP + DropReason::NotConfigured as u32;
+    };
+    // SAFETY: as in `try_open`, whose references are not used meanwhile.
+    let (tuple, new) = unsafe { (&*tuple, &mut *new) };
+    let (_, dst) = ends(tuple, tuple.half);
+    match find_way(half_mut(new, tuple.half), tuple, dst, Arrival::from_code(arrival), via_stack != 0) {
+        Ok(()) => STORED,
+        Err(Refusal::NotForPods) => NOT_FOR_PODS,
+        Err(Refusal::Drop(reason)) => DROP + reason as u32,
+    }
+}
+
+/// Judges the flow in [`SCRATCH`], in the direction in which it was opened. A function of its own, as [`open_flow`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn judge_flow() -> u32 {
+    let (Some(tuple), Some(new)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else { return 0 };
+    // SAFETY: as in `find_flow_way`.
+    let (tuple, new) = unsafe { (&*tuple, &mut *new) };
+    let (from, to) = ends(tuple, new.opener);
+    let port_be = dst_port(&tuple.key, new.opener);
+    let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);
+    judge(new, &Opening { from, to, protocol: tuple.key.protocol, port_be, by_host }, opener);
+    1
 }
 
 /// Takes over what is known of the flow. Whether the verdict too: it holds under the same generations alone.
@@ -397,4 +429,5 @@ fn copy(to: &mut [Half; 2], from: &[Half; 2]) {
     }
 }
 
-const _: () = assert!(align_of::<Flow>() == 8 && size_of::<Flow>() % 8 == 0 && size_of::<Half>() % 8 == 0);
+const _: () =
+    assert!(align_of::<Flow>() == 8 && size_of::<Flow>().is_multiple_of(8) && size_of::<Half>().is_multiple_of(8));

@@ -106,8 +106,8 @@ impl Tuple {
     #[inline(always)]
     fn fill(&mut self, packet: &mut Packet, offset: usize) -> Result<(), DropReason> {
         let tuple = self;
-        // SAFETY: nothing below writes to it.
-        let ip = unsafe { &*(&raw const tuple.ip) };
+        let ip = tuple.ip;
+        let ip = &ip;
         let of = |ports| Ends { src: ip.src, dst: ip.dst, protocol: ip.proto, ports };
         tuple.flags = 0;
         tuple.tcp_flags = 0;
