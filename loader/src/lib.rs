@@ -23,6 +23,7 @@ pub mod model;
 pub mod names;
 pub mod object;
 pub mod plan;
+pub mod policy;
 pub mod problem;
 pub mod source;
 pub mod state;
