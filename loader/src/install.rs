@@ -174,7 +174,8 @@ fn check_name(name: &str) -> Result<()> {
 
 /// Margay, then whatever follows it.
 fn built_in(chained: &[Chained]) -> Value {
-    let mut plugins = vec![json!({ "type": PLUGIN, "capabilities": { "ips": true, "mac": true } })];
+    // Limits are set by the plugin after ours; ours makes room for it.
+    let mut plugins = vec![json!({ "type": PLUGIN, "capabilities": { "ips": true, "mac": true, "bandwidth": true } })];
     for Chained { name, capabilities, .. } in chained {
         let capabilities: Value = serde_json::from_str(capabilities).unwrap_or_default();
         let mut plugin = json!({ "type": name, "capabilities": capabilities });
@@ -330,7 +331,10 @@ mod tests {
         let alone = configuration(&install);
         assert_eq!(types(&alone).collect::<Vec<_>>(), ["margay"]);
         assert_eq!(alone["cniVersions"], json!(["1.0.0", "1.1.0"]));
-        assert_eq!(alone["plugins"][0], json!({ "type": "margay", "capabilities": { "ips": true, "mac": true } }));
+        assert_eq!(
+            alone["plugins"][0],
+            json!({ "type": "margay", "capabilities": { "ips": true, "mac": true, "bandwidth": true } })
+        );
 
         plugin(&install.bin_dir, "portmap", r#"["1.0.0", "1.1.0"]"#);
         plugin(&install.bin_dir, "bandwidth", r#"["1.0.0"]"#);

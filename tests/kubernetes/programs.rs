@@ -31,7 +31,7 @@ pub struct Program {
 /// How much of a cluster is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// etcd, an API server and kubectl.
+    /// etcd, an API server and kubectl, and the CNI plugins that ours works with.
     Api,
     /// The rest of the control plane, and nodes.
     Nodes,
@@ -90,18 +90,18 @@ pub const GROUPS: &[Group] = &[
         name: "cni-plugins",
         version: "1.9.1",
         programs: &[
-            plugin("bridge", "github.com/containernetworking/plugins/plugins/main/bridge"),
-            plugin("ptp", "github.com/containernetworking/plugins/plugins/main/ptp"),
-            plugin("loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
-            plugin("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
-            plugin("portmap", "github.com/containernetworking/plugins/plugins/meta/portmap"),
-            plugin("bandwidth", "github.com/containernetworking/plugins/plugins/meta/bandwidth"),
+            plugin("bridge", "github.com/containernetworking/plugins/plugins/main/bridge", Part::Nodes),
+            plugin("ptp", "github.com/containernetworking/plugins/plugins/main/ptp", Part::Nodes),
+            plugin("loopback", "github.com/containernetworking/plugins/plugins/main/loopback", Part::Api),
+            plugin("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local", Part::Api),
+            plugin("portmap", "github.com/containernetworking/plugins/plugins/meta/portmap", Part::Api),
+            plugin("bandwidth", "github.com/containernetworking/plugins/plugins/meta/bandwidth", Part::Api),
         ],
     },
 ];
 
-const fn plugin(name: &'static str, package: &'static str) -> Program {
-    Program { name, package, part: Part::Nodes }
+const fn plugin(name: &'static str, package: &'static str, part: Part) -> Program {
+    Program { name, package, part }
 }
 
 // === impl Group ===

@@ -114,7 +114,7 @@ pub async fn run(config: AgentConfig) -> Result<()> {
         if agent.hasty() > hasty || !waiting.is_empty() {
             quiet = Instant::now() + SETTLE_AFTER;
         }
-        agent.answer(waiting);
+        agent.answer(waiting).await;
     }
     agent.source.keep(&agent.state, Keep::Last)?;
     info!("agent stops; the datapath stays in force");

@@ -119,8 +119,11 @@ impl Agent {
     }
 
     /// Tells the plugins that waited for the last pass how it went.
-    pub(super) fn answer(&self, waiting: Vec<PassRequest>) {
-        for PassRequest { interface, done } in waiting {
+    pub(super) async fn answer(&mut self, waiting: Vec<PassRequest>) {
+        for PassRequest { interface, settled, done } in waiting {
+            if let Some(name) = interface.as_deref().filter(|_| settled) {
+                self.settle_interface(name).await;
+            }
             let result = match &interface {
                 Some(name) if !self.in_force.contains(name) => Err(self.what_keeps(name)),
                 _ => Ok(()),
@@ -147,6 +150,16 @@ impl Agent {
     /// Gives one of them its link.
     pub(super) fn settle_one(&mut self) {
         self.datapath.settle_one(&self.known.attachments, &mut self.known.attached);
+    }
+
+    /// Gives an interface its links now, and takes the emptied qdisc away: some other plugin wants the place.
+    async fn settle_interface(&mut self, name: &str) {
+        let attachment = self.known.attachments.iter().find(|a| a.name == name);
+        let Some(ifindex) = attachment.map(|a| a.ifindex).filter(|_| self.hasty() > 0) else { return };
+        self.datapath.settle(ifindex, &self.known.attachments, &mut self.known.attached);
+        if let Err(e) = self.host.remove_empty_clsact(ifindex).await {
+            debug!(interface = name, "the emptied qdisc stays: {e:#}");
+        }
     }
 
     /// Reads everything, and mends whatever differs. `waiting`: who waits for it.

@@ -40,7 +40,7 @@ pub fn add(plugin: &str, call: &Call, config: &[u8]) -> Result<Vec<IpAddr>, CniE
     if addresses.is_empty() { Err(failed(plugin, "it gave no address".to_owned())) } else { Ok(addresses) }
 }
 
-/// Runs the plugin with `command` in place of our own. Returns what it printed.
+/// Runs the plugin with `command` in place of our own, for the container of `call`. Returns what it printed.
 ///
 /// # Errors
 /// There is no such plugin, or what it answered.
@@ -49,6 +49,9 @@ pub fn run(plugin: &str, command: &str, call: &Call, config: &[u8]) -> Result<Ve
     let path = find(plugin, &call.path).ok_or_else(|| failed("it is in no directory of CNI_PATH".to_owned()))?;
     let mut child = Command::new(&path)
         .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", &call.container_id)
+        .env("CNI_IFNAME", &call.ifname)
+        .env("CNI_NETNS", &call.netns)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())

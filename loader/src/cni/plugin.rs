@@ -168,7 +168,8 @@ impl Plugin<'_> {
         let interface = self.call.ifname.as_str();
         let wire = Wire { interface, mac, addresses: &addresses, mtu };
         let mac = wire::configure(netns, host, &wire).map_err(kernel)?;
-        agent.ask(&Request::Commit { attachment: self.attachment() })?;
+        let limited = self.conf.runtime_config.bandwidth.is_some();
+        agent.ask(&Request::Commit { attachment: self.attachment(), limited })?;
         Ok(Added {
             host_interface,
             host_mac: HOST_MAC.to_string(),
@@ -242,7 +243,14 @@ impl Plugin<'_> {
             let details = "cni.dev/valid-attachments is missing";
             CniError::new(code::INVALID_CONFIG, "reading the network configuration", details)
         })?;
-        self.agent()?.ask(&Request::Gc { valid })?;
+        let Reply::Collected(gone) = self.agent()?.ask(&Request::Gc { valid })? else { return Err(confused()) };
+        if let Some(plugin) = self.delegate() {
+            // Not every plugin knows GC; DEL does no harm to those that do.
+            for AttachmentId { container_id, ifname } in gone {
+                let call = Call { container_id, ifname, netns: String::new(), ..self.call.clone() };
+                delegate::run(plugin, "DEL", &call, self.stdin)?;
+            }
+        }
         self.delegated("GC")
     }
 

@@ -19,6 +19,8 @@ pub enum Request {
     Commit {
         /// Which attachment.
         attachment: AttachmentId,
+        /// Whether the next plugin puts qdiscs of its own on the host's side, so that ours may not be in its way.
+        limited: bool,
     },
     /// DEL: forget the attachment and take its addresses back.
     Release {
@@ -67,6 +69,8 @@ pub enum Reply {
     Prepared(Prepared),
     /// Done, or in force; to [`Request::Release`] and [`Request::Check`] with what was attached, if anything was.
     Done(Option<Attached>),
+    /// To [`Request::Gc`]: what was forgotten.
+    Collected(Vec<AttachmentId>),
     /// It could not be done.
     Failed(CniError),
 }

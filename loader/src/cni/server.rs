@@ -68,6 +68,8 @@ impl AddressManager for NoAddresses {
 pub struct PassRequest {
     /// The interface that must be in force afterwards, if any.
     pub interface: Option<String>,
+    /// Whether that interface must have links by then, and no filters got in haste, where the kernel has links.
+    pub settled: bool,
     /// Told when the pass is over: what keeps the interface from being in force, if anything does.
     pub done: oneshot::Sender<Result<(), String>>,
 }
@@ -186,12 +188,12 @@ impl Server {
         debug!(?request, "plugin");
         match request {
             Request::Prepare(request) => self.prepare(&request).await.map(Reply::Prepared),
-            Request::Commit { attachment } => self.commit(&attachment).await.map(Reply::Done),
+            Request::Commit { attachment, limited } => self.commit(&attachment, limited).await.map(Reply::Done),
             Request::Release { attachment, own_addresses } => {
                 self.release(&attachment, own_addresses).await.map(Reply::Done)
             }
             Request::Check { attachment } => self.check(&attachment).await.map(Reply::Done),
-            Request::Gc { valid } => self.collect(&valid).await.map(|()| Reply::Done(None)),
+            Request::Gc { valid } => self.collect(&valid).await.map(Reply::Collected),
             Request::Status => self.ready().map(|_readiness| Reply::Done(None)),
         }
     }
@@ -222,13 +224,13 @@ impl Server {
         Ok(Prepared { addresses, mtu, mac })
     }
 
-    async fn commit(&self, attachment: &AttachmentId) -> Result<Option<Attached>, CniError> {
+    async fn commit(&self, attachment: &AttachmentId, limited: bool) -> Result<Option<Attached>, CniError> {
         if !self.change(|records| records.commit(attachment))? {
             let details = "nobody prepared it, or it was released meanwhile";
             return Err(CniError::new(code::TRY_AGAIN, "putting the attachment in force", details));
         }
         let Some(attached) = self.attached(attachment) else { return Ok(None) };
-        self.pass(Some(attached.host_interface.clone())).await?;
+        self.pass(Some(attached.host_interface.clone()), limited).await?;
         info!(interface = attached.host_interface, addresses = ?attached.addresses, "attached");
         Ok(Some(attached))
     }
@@ -246,7 +248,7 @@ impl Server {
             return Ok(None);
         };
         let own_addresses = self.change(|records| records.retire(attachment).is_some_and(|r| r.own_addresses))?;
-        self.pass(None).await?;
+        self.pass(None, false).await?;
         if own_addresses {
             self.addresses.release(attachment).await?;
         }
@@ -259,25 +261,25 @@ impl Server {
     async fn check(&self, attachment: &AttachmentId) -> Result<Option<Attached>, CniError> {
         let committed = self.lock().get(attachment).is_some_and(|record| record.committed);
         let Some(attached) = self.attached(attachment).filter(|_| committed) else { return Ok(None) };
-        self.pass(Some(attached.host_interface.clone())).await?;
+        self.pass(Some(attached.host_interface.clone()), false).await?;
         Ok(Some(attached))
     }
 
-    async fn collect(&self, valid: &[AttachmentId]) -> Result<(), CniError> {
+    async fn collect(&self, valid: &[AttachmentId]) -> Result<Vec<AttachmentId>, CniError> {
         let stale = self.lock().stale(valid);
         let mut failed = None;
         // One that cannot be released keeps no other.
-        for attachment in stale {
-            failed = self.release(&attachment, false).await.err().or(failed);
+        for attachment in &stale {
+            failed = self.release(attachment, false).await.err().or(failed);
         }
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(stale), Err)
     }
 
     /// Has the agent's loop make a pass, and waits until it is over.
-    async fn pass(&self, interface: Option<String>) -> Result<(), CniError> {
+    async fn pass(&self, interface: Option<String>, settled: bool) -> Result<(), CniError> {
         let failed = |details: String| CniError::new(code::TRY_AGAIN, "putting the attachment in force", details);
         let (done, over) = oneshot::channel();
-        let asked = self.passes.send(PassRequest { interface, done }).await;
+        let asked = self.passes.send(PassRequest { interface, settled, done }).await;
         asked.map_err(|_gone| failed("the agent is stopping".to_owned()))?;
         match tokio::time::timeout(PASS_PATIENCE, over).await {
             Ok(Ok(result)) => result.map_err(failed),

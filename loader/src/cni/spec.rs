@@ -55,6 +55,9 @@ pub struct RuntimeConfig {
     /// The MAC that the pod's interface is to have.
     #[serde(default)]
     pub mac: Option<String>,
+    /// Limits, if the pod has any. They are the plugin `bandwidth`'s to set.
+    #[serde(default)]
+    pub bandwidth: Option<Value>,
 }
 
 /// One attachment, as GC names it.

@@ -127,7 +127,23 @@ impl Datapath {
             return false;
         }
         let hasty = known.iter().find(|(_, how)| **how == Backend::Clsact).map(|(key, _)| *key);
-        let Some((ifindex, hook)) = hasty else { return false };
+        let Some(hasty) = hasty else { return false };
+        self.settle_hook(hasty, wanted, known);
+        true
+    }
+
+    /// The same for all hooks of one interface.
+    pub fn settle(&mut self, ifindex: u32, wanted: &BTreeSet<Attachment>, known: &mut Known) {
+        if self.backend != Backend::Tcx {
+            return;
+        }
+        let hasty = known.iter().filter(|(key, how)| key.0 == ifindex && **how == Backend::Clsact);
+        for key in hasty.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.settle_hook(key, wanted, known);
+        }
+    }
+
+    fn settle_hook(&mut self, (ifindex, hook): (u32, Hook), wanted: &BTreeSet<Attachment>, known: &mut Known) {
         let to = wanted.iter().find(|a| a.ifindex == ifindex);
         let direction = to.and_then(|a| a.role.hooks().iter().find(|(h, _)| *h == hook)).map(|(_, d)| *d);
         if let (Some(to), Some(direction)) = (to, direction) {
@@ -141,7 +157,6 @@ impl Datapath {
         } else {
             known.remove(&(ifindex, hook));
         }
-        true
     }
 
     fn refused(&self, attachment: &Attachment, hook: Hook, source: anyhow::Error) -> DatapathError {

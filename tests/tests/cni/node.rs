@@ -12,7 +12,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use margay_lab::{
-    Lab, Namespace, agent::find_binary, kubernetes::ControlPlane, netlink::Netlink, netns, probe::ping::Ping,
+    Lab, Namespace,
+    agent::find_binary,
+    kubernetes::{ControlPlane, programs},
+    netlink::Netlink,
+    netns,
+    probe::ping::Ping,
 };
 use margay_loader::names::workload_interface;
 use nix::sys::signal::{Signal, kill};
@@ -102,7 +107,9 @@ impl Node {
         for file in fs::read_dir(crds)?.flatten().filter(|f| f.path().extension().is_some_and(|e| e == "yaml")) {
             self.control_plane.apply(&file.path())?;
         }
-        self.control_plane.kubectl_output(["wait", "--for=condition=Established", "crd", "--all", "--timeout=20s"])?;
+        self.control_plane.kubectl_output(["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
+        // The agent may do what it may on a cluster, and no more.
+        self.control_plane.apply(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml"))?;
         self.create(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE } }))?;
         let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": address }] } });
         self.control_plane.kubectl_output([
@@ -120,7 +127,8 @@ impl Node {
         }))
     }
 
-    fn create(&self, object: &Value) -> Result<()> {
+    /// Creates any object.
+    pub fn create(&self, object: &Value) -> Result<()> {
         let file = tempfile::Builder::new().suffix(".json").tempfile()?;
         fs::write(file.path(), object.to_string())?;
         self.control_plane.kubectl_output([Path::new("create"), Path::new("-f"), file.path()]).map(drop)
@@ -143,7 +151,8 @@ impl Node {
         let log = fs::File::options().create(true).append(true).open(log)?;
         let dirs = self.lab.margay_dirs(NODE);
         let mut command = Command::new(&self.binary);
-        command.args(["agent", "--node-name", NODE, "--kubeconfig"]).arg(self.control_plane.kubeconfig());
+        let account = self.control_plane.kubeconfig_for("system:serviceaccount:kube-system:margay-agent", None)?;
+        command.args(["agent", "--node-name", NODE, "--kubeconfig"]).arg(account);
         let agent = command.args(&dirs).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         *self.agent.lock().expect("the lock") = Some(agent);
         let mut status = Command::new(&self.binary);
@@ -159,6 +168,13 @@ impl Node {
             agent.wait()?;
         }
         Ok(())
+    }
+
+    /// Sends the agent a signal; SIGSTOP makes one that hangs.
+    pub fn signal_agent(&self, signal: Signal) -> Result<()> {
+        let agent = self.agent.lock().expect("the lock");
+        let agent = agent.as_ref().context("the agent does not run")?;
+        Ok(kill(Pid::from_raw(agent.id() as i32), signal)?)
     }
 
     /// A sandbox with a namespace of its own, for a pod of this name.
@@ -272,17 +288,22 @@ impl Sandbox {
         for (key, value) in extra.as_object().into_iter().flatten() {
             config[key] = value.clone();
         }
-        let mut plugin = self.node.command(&self.binary);
+        self.run(&self.binary, command, &config)
+    }
+
+    /// Any command of any plugin, with this configuration.
+    pub fn run(&self, plugin: &Path, command: &str, config: &Value) -> Result<Value> {
+        let mut plugin = self.node.command(plugin);
         plugin
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &self.name)
             .env("CNI_NETNS", self.netns())
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", "/opt/cni/bin")
+            .env("CNI_PATH", programs::bin("cni-plugins")?)
             .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", self.pod));
         let mut child = plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
         let stdin = child.stdin.take().context("the plugin's input")?;
-        serde_json::to_writer(stdin, &config)?;
+        serde_json::to_writer(stdin, config)?;
         let output = child.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let printed = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).context(text)? };

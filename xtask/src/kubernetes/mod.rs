@@ -64,7 +64,7 @@ impl Programs {
 impl Prerequisite for Programs {
     fn name(&self) -> String {
         match self.0 {
-            Part::Api => "etcd, kube-apiserver and kubectl".into(),
+            Part::Api => "etcd, kube-apiserver, kubectl and CNI plugins".into(),
             Part::Nodes => "programs of a Kubernetes cluster".into(),
         }
     }
