@@ -80,18 +80,23 @@ pub(super) fn settle(
         .collect();
     ranked.sort();
     let mut blocks = PrefixMap::default();
-    let mut problems = Vec::new();
+    let mut refused = Vec::new();
     for (_, _, node, block, said_by) in ranked {
-        let in_the_way = blocks.overlapping(block).find(|(_, owner)| **owner != node);
-        if let Some((other, owner)) = in_the_way {
-            problems.push(Problem::new(
-                said_by.to_string(),
-                format!("the block {block} of Node {node} overlaps {other} of Node {owner}"),
-                format!("give the nodes separate blocks; until then the addresses are Node {owner}'s"),
-            ));
+        if blocks.overlapping(block).any(|(_, owner): (_, &String)| *owner != node) {
+            refused.push((block, node, said_by));
         } else {
             blocks.insert(block, node);
         }
     }
+    // By what is there in the end: the next look, which begins with the incumbents, is to say the same.
+    let problem = |(block, node, said_by): (IpNet, String, ObjectName)| {
+        let (other, owner) = blocks.overlapping(block).find(|(_, owner)| **owner != node)?;
+        Some(Problem::new(
+            said_by.to_string(),
+            format!("the block {block} of Node {node} overlaps {other} of Node {owner}"),
+            format!("give the nodes separate blocks; until then the addresses are Node {owner}'s"),
+        ))
+    };
+    let problems = refused.into_iter().filter_map(problem).collect();
     (blocks, problems)
 }
