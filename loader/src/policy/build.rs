@@ -76,11 +76,12 @@ pub(super) fn build(
         let gone = left.iter().filter(|id| !staying.contains_key(id));
         gone.filter_map(|id| Some((*id, Arc::clone(plan.contents.get(id)?)))).collect()
     });
-    let check = |map, needed: usize, max| if needed > max { Err(Overfull { map, max }) } else { Ok(()) };
-    check("networks", identities.networks.len(), limits.networks)?;
-    check("identities", identities.addresses.len(), limits.identities)?;
+    // What goes is removed last, so there must be room for both.
+    check("networks", previous.map(|plan| &plan.networks), &identities.networks, limits.networks)?;
+    check("identities", previous.map(|plan| &plan.identities), &identities.addresses, limits.identities)?;
     let rules = rules::rules(&identities, &going, &staying, limits.rules);
     let rules = rules.ok_or(Overfull { map: "rules", max: limits.rules })?;
+    check("rules", previous.map(|plan| &plan.rules), &rules.rules, limits.rules)?;
     Ok(PolicyPlan {
         enforcement: wanted.iter().map(|(name, wanted)| (name.clone(), directions(wanted, &names))).collect(),
         rules: rules.rules,
@@ -93,6 +94,16 @@ pub(super) fn build(
         problems: Vec::new(),
         change: number,
     })
+}
+
+fn check<K: Ord, V>(
+    map: &'static str,
+    old: Option<&BTreeMap<K, V>>,
+    new: &BTreeMap<K, V>,
+    max: usize,
+) -> Result<(), Overfull> {
+    let gone = old.map_or(0, |old| old.keys().filter(|key| !new.contains_key(key)).count());
+    if new.len() + gone > max { Err(Overfull { map, max }) } else { Ok(()) }
 }
 
 fn directions(wanted: &Wanted, names: &Names) -> Directions {

@@ -50,20 +50,13 @@ mod universe;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use margay_maps::{Addr, Id, PrefixKey, Rule, RuleKey};
+use margay_maps::{Addr, Id, PrefixKey, Rule, RuleKey, layout};
 
 use self::content::{Content, PeerRef, RuleOrigin};
 use self::judge::Tables;
 use crate::model::Model;
 use crate::object::PodName;
 use crate::problem::Problem;
-
-/// How many rules the map can hold.
-pub const MAX_RULES: usize = 262_144;
-/// How many addresses of pods.
-pub const MAX_IDENTITIES: usize = 65_536;
-/// How many prefixes.
-pub const MAX_NETWORKS: usize = 16_384;
 
 /// What the maps can hold.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +104,11 @@ pub struct PolicyPlan {
 // === impl Limits ===
 
 impl Limits {
-    const MAPS: Self = Self { rules: MAX_RULES, identities: MAX_IDENTITIES, networks: MAX_NETWORKS };
+    const MAPS: Self = Self {
+        rules: layout::MAX_RULES as usize,
+        identities: layout::MAX_IDENTITIES as usize,
+        networks: layout::MAX_NETWORKS as usize,
+    };
 }
 
 // === impl PolicyPlan ===

@@ -71,7 +71,9 @@ pub(super) fn hold(model: &Model, wanted: &BTreeMap<PodName, Wanted>, previous: 
 pub(super) fn problem(Overfull { map, max }: Overfull) -> Problem {
     Problem::new(
         format!("map {map}"),
-        format!("the policies of this node would need more than its {max} entries"),
+        format!(
+            "the policies of this node, with those of before until they are gone, would need more than its {max} entries"
+        ),
         "give this node's pods fewer rules, or peers that more addresses share; until then the policies of before stay in \
          force, and pods that have come since and that a policy selects are isolated",
     )

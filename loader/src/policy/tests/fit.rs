@@ -30,9 +30,9 @@ fn too_many_rules_leave_the_old_policies_in_force() {
     let now = state(3, WIDE, new());
     let plan = compile_within(&now, "a", Some(&old), &limits);
     assert_eq!(plan.problems.len(), 1);
-    assert!(
-        plan.problems[0].to_string().starts_with("map rules: the policies of this node would need more than its 10")
-    );
+    assert!(plan.problems[0].to_string().starts_with(
+        "map rules: the policies of this node, with those of before until they are gone, would need more than its 10"
+    ));
     assert_eq!(plan.enforcement[&PodName::new("s", "srv")], old.enforcement[&PodName::new("s", "srv")]);
     assert!(passes(&plan, "srv", "10.0.1.3"), "the old policy, and the pods of now");
     assert!(!passes(&plan, "new", "10.0.1.1"), "what has come since is isolated");
@@ -41,6 +41,24 @@ fn too_many_rules_leave_the_old_policies_in_force() {
     assert_eq!((again.problems.len(), again.enforcement), (1, plan.enforcement.clone()));
     let good = compile_within(&state(3, FROM_X, new()), "a", Some(&plan), &limits);
     assert_eq!((good.problems.len(), passes(&good, "new", "10.0.2.1")), (0, true));
+}
+
+#[test]
+fn there_must_be_room_for_the_old_and_the_new_at_once() {
+    let spec = |port: u16| {
+        format!(
+            "{{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: x}}}}}}], ports: [{{port: {port}}}]}}]}}"
+        )
+    };
+    let compile = |port, previous: Option<&PolicyPlan>, rules| {
+        compile_within(&state(1, &spec(port), vec![]), "a", previous, &limits(rules, 9, 9))
+    };
+    let old = compile(80, None, 1);
+    assert_eq!(old.problems, []);
+    assert_eq!(compile(81, Some(&old), 1).problems.len(), 1);
+    let changed = compile(81, Some(&old), 3);
+    assert_eq!(changed.problems, []);
+    assert!(compile(81, Some(&changed), 3).settled);
 }
 
 #[test]
