@@ -46,7 +46,7 @@ pub fn read(dir: &Path, before: Option<Snapshot>) -> Result<Read> {
 
 impl Read {
     fn add(&mut self, objects: Objects) {
-        let Objects { nodes, pods, blocks, pools: _, namespaces: _, policies: _ } = objects;
+        let Objects { nodes, pods, blocks, pools: _, namespaces: _, policies: _, services: _, slices: _ } = objects;
         for (name, node) in nodes {
             if self.accept(check_node_name(&name)).is_some() {
                 let address = node.addresses().iter().find_map(|a| a.parse().ok());

@@ -189,7 +189,9 @@ fn the_agent_may_watch_what_it_watches() {
         ("", "nodes"),
         ("", "pods"),
         ("", "namespaces"),
+        ("", "services"),
         ("networking.k8s.io", "networkpolicies"),
+        ("discovery.k8s.io", "endpointslices"),
         (calicos, "ippools"),
         (calicos, "blockaffinities"),
     ] {

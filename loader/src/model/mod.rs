@@ -13,6 +13,9 @@ pub mod policy;
 #[cfg(test)]
 mod policy_tests;
 mod prefix;
+pub mod service;
+#[cfg(test)]
+mod service_tests;
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +30,11 @@ use self::address::{Claim, read_address, read_block};
 pub use self::labels::{Labels, Selector};
 pub use self::policy::Policy;
 pub use self::prefix::PrefixMap;
+pub use self::service::Service;
 use crate::names;
-use crate::object::{NamedPort, NodeObject, ObjectName, Objects, PodName, PodObject, PolicyName, Standing};
+use crate::object::{
+    NamedPort, NodeObject, ObjectName, Objects, PodName, PodObject, PolicyName, ServiceName, Standing,
+};
 use crate::problem::Problem;
 
 /// A cluster without contradictions.
@@ -52,6 +58,9 @@ pub struct Model {
     /// NetworkPolicies by name: as they are, or as they last made sense, or what isolates their pods until they do.
     #[serde(default)]
     pub policies: BTreeMap<PolicyName, Policy>,
+    /// Services with a ClusterIP, by name.
+    #[serde(default)]
+    pub services: BTreeMap<ServiceName, Service>,
 }
 
 /// A node.
@@ -135,10 +144,12 @@ impl Model {
         let namespaces = read_namespaces(objects, &pods);
         let (policies, faulty) = policy::read_all(objects, previous.map(|model| &model.policies));
         problems.extend(faulty);
+        let (services, faulty) = service::read_all(objects, &owners, previous.map(|model| &model.services));
+        problems.extend(faulty);
 
         problems.sort();
         problems.dedup();
-        (Self { nodes, pods, blocks, owners, pools, namespaces, policies }, problems)
+        (Self { nodes, pods, blocks, owners, pools, namespaces, policies, services }, problems)
     }
 
     /// The pods of one node.

@@ -12,6 +12,7 @@ pub mod parse;
 pub mod pod;
 pub mod policy;
 pub mod pool;
+pub mod service;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -24,12 +25,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 pub use block::BlockObject;
-pub use names::PolicyName;
+pub use names::{PolicyName, ServiceName, SliceName};
 pub use namespace::NamespaceObject;
 pub use node::NodeObject;
 pub use pod::{NamedPort, PodName, PodObject, Protocol, Standing};
 pub use policy::PolicyObject;
 pub use pool::PoolObject;
+pub use service::{ServiceObject, SliceObject};
 
 /// An object of a kind that Margay knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,10 @@ pub enum Object {
     Namespace(NamespaceObject),
     /// `networking.k8s.io/v1` NetworkPolicy.
     Policy(PolicyObject),
+    /// `v1` Service.
+    Service(ServiceObject),
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    Slice(SliceObject),
 }
 
 /// What an object is called. Its text is what kubectl would say: `Pod default/web-1`.
@@ -63,6 +69,10 @@ pub enum ObjectName {
     Namespace(String),
     /// A NetworkPolicy.
     Policy(PolicyName),
+    /// A Service.
+    Service(ServiceName),
+    /// An EndpointSlice.
+    Slice(SliceName),
 }
 
 /// All objects of a cluster, each once.
@@ -80,6 +90,10 @@ pub struct Objects {
     pub namespaces: BTreeMap<String, NamespaceObject>,
     /// NetworkPolicies by name.
     pub policies: BTreeMap<PolicyName, PolicyObject>,
+    /// Services by name.
+    pub services: BTreeMap<ServiceName, ServiceObject>,
+    /// EndpointSlices by name.
+    pub slices: BTreeMap<SliceName, SliceObject>,
 }
 
 // === impl Object ===
@@ -94,6 +108,8 @@ impl Object {
             Self::Pool(pool) => ObjectName::Pool(pool.name.clone()),
             Self::Namespace(namespace) => ObjectName::Namespace(namespace.name.clone()),
             Self::Policy(policy) => ObjectName::Policy(policy.name.clone()),
+            Self::Service(service) => ObjectName::Service(service.name.clone()),
+            Self::Slice(slice) => ObjectName::Slice(slice.name.clone()),
         }
     }
 }
@@ -109,6 +125,8 @@ impl fmt::Display for ObjectName {
             Self::Pool(name) => write!(f, "IPPool {name}"),
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Policy(name) => write!(f, "NetworkPolicy {name}"),
+            Self::Service(name) => write!(f, "Service {name}"),
+            Self::Slice(name) => write!(f, "EndpointSlice {name}"),
         }
     }
 }
@@ -136,6 +154,12 @@ impl Objects {
             }
             Object::Policy(policy) => {
                 self.policies.entry(policy.name.clone()).or_insert(policy);
+            }
+            Object::Service(service) => {
+                self.services.entry(service.name.clone()).or_insert(service);
+            }
+            Object::Slice(slice) => {
+                self.slices.entry(slice.name.clone()).or_insert(slice);
             }
         }
     }

@@ -58,3 +58,13 @@ namespaced! {
     /// Namespace and name of a NetworkPolicy; as text, and in JSON, `namespace/name`.
     PolicyName
 }
+
+namespaced! {
+    /// Namespace and name of a Service; as text, and in JSON, `namespace/name`.
+    ServiceName
+}
+
+namespaced! {
+    /// Namespace and name of an EndpointSlice; as text, and in JSON, `namespace/name`.
+    SliceName
+}

@@ -4,14 +4,17 @@
 //! error. Never: half a file: one document that cannot be read makes the whole file unreadable, so that an object
 //! is not taken for deleted because somebody mistyped the one above it.
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::block::BlockAffinity;
 use super::policy::PolicyManifest;
-use super::{BlockObject, NamespaceObject, NodeObject, Object, PodObject, PolicyObject, PoolObject};
+use super::{
+    BlockObject, NamespaceObject, NodeObject, Object, PodObject, PolicyObject, PoolObject, ServiceObject, SliceObject,
+};
 use crate::crd::IpPool;
 
 /// How a manifest is written.
@@ -161,7 +164,9 @@ impl Header {
         let Some(HeaderMeta { name: Some(name), namespace }) = &self.metadata else { return Some(kind.to_owned()) };
         Some(match namespace {
             Some(namespace) => format!("{kind} {namespace}/{name}"),
-            None if matches!(kind, "Pod" | "NetworkPolicy") => format!("{kind} default/{name}"),
+            None if matches!(kind, "Pod" | "NetworkPolicy" | "Service" | "EndpointSlice") => {
+                format!("{kind} default/{name}")
+            }
             None => format!("{kind} {name}"),
         })
     }
@@ -178,7 +183,17 @@ impl Header {
     fn list_of(&self) -> Result<Option<&str>, String> {
         let (_, kind) = self.kind()?;
         let ours = |item: &&str| {
-            matches!(*item, "" | "Node" | "Pod" | "BlockAffinity" | "IPPool" | "Namespace" | "NetworkPolicy")
+            matches!(
+                *item,
+                "" | "Node"
+                    | "Pod"
+                    | "BlockAffinity"
+                    | "IPPool"
+                    | "Namespace"
+                    | "NetworkPolicy"
+                    | "Service"
+                    | "EndpointSlice"
+            )
         };
         Ok(kind.strip_suffix("List").filter(ours))
     }
@@ -198,6 +213,10 @@ impl Header {
             ("v1", "Node") => encoded.decode::<Node>()?.map(NodeObject::from).map(Object::Node),
             ("v1", "Pod") => encoded.decode::<Pod>()?.map(PodObject::from).map(Object::Pod),
             ("v1", "Namespace") => encoded.decode::<Namespace>()?.map(NamespaceObject::from).map(Object::Namespace),
+            ("v1", "Service") => encoded.decode::<Service>()?.map(ServiceObject::from).map(Object::Service),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                encoded.decode::<EndpointSlice>()?.map(SliceObject::from).map(Object::Slice)
+            }
             ("networking.k8s.io/v1", "NetworkPolicy") => {
                 encoded.decode::<PolicyManifest>()?.map(PolicyObject::from).map(Object::Policy)
             }

@@ -272,7 +272,7 @@ fn a_pool_is_read() {
 #[test]
 fn several_documents_and_lists_are_read_and_other_kinds_counted() {
     let text = format!(
-        "# a comment\n{NODE}---\n---\n# nothing here\n--- # the pod{POD}---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---\n\
+        "# a comment\n{NODE}---\n---\n# nothing here\n--- # the pod{POD}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n---\n\
          apiVersion: projectcalico.org/v2\nkind: BlockAffinity\nmetadata: {{name: too-old}}\n---\n\
          apiVersion: example.com/v1\nkind: Node\nmetadata: {{name: not-ours}}\n"
     );

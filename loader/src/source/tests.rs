@@ -149,7 +149,7 @@ fn a_later_directory_amends_an_earlier_one() {
 
 #[test]
 fn other_kinds_are_counted() {
-    let text = "{apiVersion: v1, kind: Service, metadata: {name: s}}";
+    let text = "{apiVersion: v1, kind: Secret, metadata: {name: s}}";
     let (snapshot, _, problems) = step(&Snapshot::default(), &[reading("/m", &[("s.yaml", Some(text))])]);
     assert_eq!((snapshot.ignored(), problems.len()), (1, 0));
 }

@@ -196,6 +196,8 @@ fn retain(objects: &mut Objects, kind: Kind, keep: impl Fn(&ObjectName) -> bool)
         Kind::Pool => keeping(&mut objects.pools, keep, ObjectName::Pool),
         Kind::Namespace => keeping(&mut objects.namespaces, keep, ObjectName::Namespace),
         Kind::Policy => keeping(&mut objects.policies, keep, ObjectName::Policy),
+        Kind::Service => keeping(&mut objects.services, keep, ObjectName::Service),
+        Kind::Slice => keeping(&mut objects.slices, keep, ObjectName::Slice),
     }
 }
 
@@ -208,6 +210,8 @@ fn put(objects: &mut Objects, object: Object) -> bool {
         Object::Pool(pool) => replace(&mut objects.pools, pool.name.clone(), pool),
         Object::Namespace(namespace) => replace(&mut objects.namespaces, namespace.name.clone(), namespace),
         Object::Policy(policy) => replace(&mut objects.policies, policy.name.clone(), policy),
+        Object::Service(service) => replace(&mut objects.services, service.name.clone(), service),
+        Object::Slice(slice) => replace(&mut objects.slices, slice.name.clone(), slice),
     }
 }
 
@@ -227,5 +231,7 @@ fn remove(objects: &mut Objects, name: &ObjectName) -> bool {
         ObjectName::Pool(name) => objects.pools.remove(name).is_some(),
         ObjectName::Namespace(name) => objects.namespaces.remove(name).is_some(),
         ObjectName::Policy(name) => objects.policies.remove(name).is_some(),
+        ObjectName::Service(name) => objects.services.remove(name).is_some(),
+        ObjectName::Slice(name) => objects.slices.remove(name).is_some(),
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::kind::Kind;
 use crate::object::{
     BlockObject, NamespaceObject, NodeObject, Objects, PodName, PodObject, PolicyName, PolicyObject, PoolObject,
+    ServiceName, ServiceObject, SliceName, SliceObject,
 };
 
 /// The last good state. A kind that an older version did not watch is missing, and not empty.
@@ -24,6 +25,8 @@ pub(super) struct Kept<'a> {
     pools: Option<Cow<'a, BTreeMap<String, PoolObject>>>,
     namespaces: Option<Cow<'a, BTreeMap<String, NamespaceObject>>>,
     policies: Option<Cow<'a, BTreeMap<PolicyName, PolicyObject>>>,
+    services: Option<Cow<'a, BTreeMap<ServiceName, ServiceObject>>>,
+    slices: Option<Cow<'a, BTreeMap<SliceName, SliceObject>>>,
 }
 
 /// When to write.
@@ -43,7 +46,7 @@ const SHARE: u32 = 20;
 impl<'a> Kept<'a> {
     /// `objects`, which were the server's at `as_of`.
     pub(super) fn of(objects: &'a Objects, as_of: SystemTime) -> Self {
-        let Objects { nodes, pods, blocks, pools, namespaces, policies } = objects;
+        let Objects { nodes, pods, blocks, pools, namespaces, policies, services, slices } = objects;
         Self {
             as_of_secs: as_of.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             nodes: Some(Cow::Borrowed(nodes)),
@@ -52,12 +55,14 @@ impl<'a> Kept<'a> {
             pools: Some(Cow::Borrowed(pools)),
             namespaces: Some(Cow::Borrowed(namespaces)),
             policies: Some(Cow::Borrowed(policies)),
+            services: Some(Cow::Borrowed(services)),
+            slices: Some(Cow::Borrowed(slices)),
         }
     }
 
     /// The objects, the kinds that they are of, and when they were the server's.
     pub(super) fn into_parts(self) -> (Objects, BTreeSet<Kind>, SystemTime) {
-        let Self { as_of_secs, nodes, pods, blocks, pools, namespaces, policies } = self;
+        let Self { as_of_secs, nodes, pods, blocks, pools, namespaces, policies, services, slices } = self;
         let kinds = [
             (Kind::Node, nodes.is_some()),
             (Kind::Pod, pods.is_some()),
@@ -65,6 +70,8 @@ impl<'a> Kept<'a> {
             (Kind::Pool, pools.is_some()),
             (Kind::Namespace, namespaces.is_some()),
             (Kind::Policy, policies.is_some()),
+            (Kind::Service, services.is_some()),
+            (Kind::Slice, slices.is_some()),
         ];
         let objects = Objects {
             nodes: nodes.map(Cow::into_owned).unwrap_or_default(),
@@ -73,6 +80,8 @@ impl<'a> Kept<'a> {
             pools: pools.map(Cow::into_owned).unwrap_or_default(),
             namespaces: namespaces.map(Cow::into_owned).unwrap_or_default(),
             policies: policies.map(Cow::into_owned).unwrap_or_default(),
+            services: services.map(Cow::into_owned).unwrap_or_default(),
+            slices: slices.map(Cow::into_owned).unwrap_or_default(),
         };
         let kinds = kinds.into_iter().filter_map(|(kind, known)| known.then_some(kind)).collect();
         (objects, kinds, UNIX_EPOCH + Duration::from_secs(as_of_secs))

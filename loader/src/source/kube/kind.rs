@@ -4,7 +4,8 @@
 //! the server sent is dropped here, so that a large cluster fits into little memory. Never: a request, or a whole
 //! stream lost to one object that cannot be read.
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::metadata::PartialObjectMeta;
@@ -18,7 +19,7 @@ use crate::object::block::BlockAffinity;
 use crate::object::policy::PolicyManifest;
 use crate::object::{
     BlockObject, NamespaceObject, NodeObject, Object, ObjectName, PodName, PodObject, PolicyName, PolicyObject,
-    PoolObject,
+    PoolObject, ServiceName, ServiceObject, SliceName, SliceObject,
 };
 
 /// A kind of object that is watched.
@@ -36,6 +37,10 @@ pub(super) enum Kind {
     Namespace,
     /// `networking.k8s.io/v1` NetworkPolicy.
     Policy,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    Slice,
 }
 
 /// One thing that a watch says.
@@ -92,7 +97,8 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 6] = [Self::Node, Self::Pod, Self::Block, Self::Pool, Self::Namespace, Self::Policy];
+    pub(super) const ALL: [Self; 8] =
+        [Self::Node, Self::Pod, Self::Block, Self::Pool, Self::Namespace, Self::Policy, Self::Service, Self::Slice];
 
     /// As kubectl names it.
     pub(super) fn resource(self) -> &'static str {
@@ -103,13 +109,15 @@ impl Kind {
             Self::Pool => "ippools",
             Self::Namespace => "namespaces",
             Self::Policy => "networkpolicies",
+            Self::Service => "services",
+            Self::Slice => "endpointslices",
         }
     }
 
     /// Whether the server may not know the kind, because nobody has defined it.
     pub(super) fn is_optional(self) -> bool {
         match self {
-            Self::Node | Self::Pod | Self::Namespace | Self::Policy => false,
+            Self::Node | Self::Pod | Self::Namespace | Self::Policy | Self::Service | Self::Slice => false,
             Self::Block | Self::Pool => true,
         }
     }
@@ -123,6 +131,8 @@ impl Kind {
             Self::Pool => IpPool::url_path(&(), None),
             Self::Namespace => Namespace::url_path(&(), None),
             Self::Policy => PolicyManifest::url_path(&(), None),
+            Self::Service => Service::url_path(&(), None),
+            Self::Slice => EndpointSlice::url_path(&(), None),
         }
     }
 
@@ -130,7 +140,7 @@ impl Kind {
     pub(super) fn field_selector(self) -> Option<&'static str> {
         match self {
             Self::Pod => Some("status.phase!=Succeeded,status.phase!=Failed"),
-            Self::Node | Self::Block | Self::Pool | Self::Namespace | Self::Policy => None,
+            _ => None,
         }
     }
 
@@ -143,6 +153,8 @@ impl Kind {
             ObjectName::Pool(_) => Self::Pool,
             ObjectName::Namespace(_) => Self::Namespace,
             ObjectName::Policy(_) => Self::Policy,
+            ObjectName::Service(_) => Self::Service,
+            ObjectName::Slice(_) => Self::Slice,
         }
     }
 
@@ -155,6 +167,8 @@ impl Kind {
             Self::Pool => event::<IpPool>(self, line),
             Self::Namespace => event::<Namespace>(self, line),
             Self::Policy => event::<PolicyManifest>(self, line),
+            Self::Service => event::<Service>(self, line),
+            Self::Slice => event::<EndpointSlice>(self, line),
         }
     }
 
@@ -167,18 +181,23 @@ impl Kind {
             Self::Pool => page::<IpPool>(self, text),
             Self::Namespace => page::<Namespace>(self, text),
             Self::Policy => page::<PolicyManifest>(self, text),
+            Self::Service => page::<Service>(self, text),
+            Self::Slice => page::<EndpointSlice>(self, text),
         }
     }
 
     fn name(self, meta: &ObjectMeta) -> ObjectName {
         let name = meta.name.clone().unwrap_or_default();
+        let namespace = || meta.namespace.clone().unwrap_or_default();
         match self {
             Self::Node => ObjectName::Node(name),
-            Self::Pod => ObjectName::Pod(PodName::new(meta.namespace.clone().unwrap_or_default(), name)),
+            Self::Pod => ObjectName::Pod(PodName::new(namespace(), name)),
             Self::Block => ObjectName::Block(name),
             Self::Pool => ObjectName::Pool(name),
             Self::Namespace => ObjectName::Namespace(name),
-            Self::Policy => ObjectName::Policy(PolicyName::new(meta.namespace.clone().unwrap_or_default(), name)),
+            Self::Policy => ObjectName::Policy(PolicyName::new(namespace(), name)),
+            Self::Service => ObjectName::Service(ServiceName::new(namespace(), name)),
+            Self::Slice => ObjectName::Slice(SliceName::new(namespace(), name)),
         }
     }
 }
@@ -209,6 +228,18 @@ impl Wire for IpPool {
 impl Wire for Namespace {
     fn object(self) -> Object {
         Object::Namespace(NamespaceObject::from(self))
+    }
+}
+
+impl Wire for Service {
+    fn object(self) -> Object {
+        Object::Service(ServiceObject::from(self))
+    }
+}
+
+impl Wire for EndpointSlice {
+    fn object(self) -> Object {
+        Object::Slice(SliceObject::from(self))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The Kubernetes API as a source: nodes, pods, policies and Calico's blocks, watched.
+//! The Kubernetes API as a source: nodes, pods, policies, services and Calico's blocks, watched.
 //!
 //! In: an API server, through one watch for each kind. Out: the same objects that manifests give, the age of what is known, and a
 //! [`Problem`] for whatever keeps it from being new. Never: a request that changes anything, or fewer objects because the server
@@ -170,5 +170,7 @@ fn count(objects: &Objects, kind: Kind) -> usize {
         Kind::Pool => objects.pools.len(),
         Kind::Namespace => objects.namespaces.len(),
         Kind::Policy => objects.policies.len(),
+        Kind::Service => objects.services.len(),
+        Kind::Slice => objects.slices.len(),
     }
 }

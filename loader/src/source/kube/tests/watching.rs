@@ -339,7 +339,7 @@ async fn without_a_server_the_next_agent_begins_with_what_the_last_one_knew() {
     assert!(age <= Duration::from_secs(1) && next.as_of().unwrap() <= SystemTime::now());
     until(&mut next, "a word about it", |source| said(source).contains("refused")).await;
     assert!(
-        said(&next).contains("nodes, pods, blockaffinities, ippools, namespaces and networkpolicies cannot be watched"),
+        said(&next).contains("nodes, pods, blockaffinities, ippools, namespaces, networkpolicies, services and endpointslices cannot be watched"),
         "{}",
         said(&next)
     );
