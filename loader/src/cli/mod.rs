@@ -4,6 +4,7 @@ mod api;
 mod controller;
 #[cfg(test)]
 mod deploy_tests;
+mod flows;
 mod install;
 mod ipam;
 mod list;
@@ -96,6 +97,11 @@ enum Command {
         /// Also list the reasons for which nothing was dropped
         #[arg(long)]
         all: bool,
+    },
+    /// List the flows: who opened which to whom, the verdict, packets and bytes there and back
+    Flows {
+        /// Only those with this end: an address, or a pod as namespace/name
+        end: Option<String>,
     },
     /// List the maps: where each is pinned, and how full it is
     Maps,
@@ -217,6 +223,7 @@ fn run(common: Common, command: Command) -> Result<u8> {
         Command::Routes => list::routes(&pins, output),
         Command::Nodes => list::nodes(&pins, output),
         Command::Drops { all } => list::drops(&pins, output, all),
+        Command::Flows { end } => flows::run(&state, &pins, end.as_deref(), output),
         Command::Maps => list::maps(&pins, output),
         Command::Ipam(args) => ipam::run(args, output),
         Command::Controller(args) => controller::run(args),
