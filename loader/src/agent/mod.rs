@@ -5,6 +5,7 @@
 //! the agent, however it happens, changes nothing: programs, maps and routes stay and go on working.
 
 mod pass;
+mod policies;
 mod report;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -63,6 +64,9 @@ const PASS_GAP: Duration = Duration::from_millis(10);
 /// haste: making one keeps the loop, and the kernel's network configuration, busy for some 10 ms.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
+/// How long after a pass that has changed policies what only the change needed is taken away.
+const TIDY_AFTER: Duration = Duration::from_millis(100);
+
 /// Between two such links: room for whatever else wants to be done.
 const SETTLE_GAP: Duration = Duration::from_millis(20);
 
@@ -98,6 +102,7 @@ pub async fn run(config: AgentConfig) -> Result<()> {
             }
             Some(()) = after(calm, host_changes.recv()) => Depth::Changes,
             Some(()) = after(calm, source_changes.recv()) => Depth::Changes,
+            () = sleep_until(calm + TIDY_AFTER), if !agent.is_settled() => Depth::Changes,
             () = sleep_until(quiet), if agent.hasty() > 0 => {
                 agent.settle_one();
                 quiet = Instant::now() + SETTLE_GAP;

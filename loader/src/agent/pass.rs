@@ -15,7 +15,7 @@ use margay_maps::Features;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use super::AgentConfig;
+use super::{AgentConfig, policies::Policies};
 use crate::{
     apply,
     cni::{
@@ -48,7 +48,7 @@ pub(super) struct Agent {
     pub(super) state: StateDir,
     pub(super) datapath: Datapath,
     pub(super) source: Box<dyn Source>,
-    pub(super) model: Option<Model>,
+    pub(super) model: Option<Arc<Model>>,
     pub(super) reported: Vec<Problem>,
     pub(super) passes: u64,
     pub(super) health: Health,
@@ -58,6 +58,7 @@ pub(super) struct Agent {
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
     readiness: watch::Sender<Readiness>,
     known: Done,
+    policies: Policies,
     /// The interfaces that the last pass has put in force.
     in_force: BTreeSet<String>,
 }
@@ -87,7 +88,7 @@ impl Agent {
         let source = source::open(config.source.clone(), &state)?;
         let (readiness, watched) = watch::channel(Readiness::default());
         let (cni, cni_requests) = Server::new(state.clone(), address_manager(&config), watched)?;
-        let model = state.incumbents()?;
+        let model = state.incumbents()?.map(Arc::new);
         let health = Health::new(config.resync);
         if let Some(address) = config.health {
             health.serve(address, datapath.pins().clone());
@@ -107,6 +108,7 @@ impl Agent {
             cni_requests: Some(cni_requests),
             readiness,
             known: Done::default(),
+            policies: Policies::default(),
             in_force: BTreeSet::new(),
         })
     }
@@ -145,6 +147,11 @@ impl Agent {
             Backend::Tcx => self.known.attached.values().filter(|how| **how == Backend::Clsact).count(),
             Backend::Clsact => 0,
         }
+    }
+
+    /// Whether the maps still hold what only a change of policies needed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.policies.is_settled()
     }
 
     /// Gives one of them its link.
@@ -205,7 +212,7 @@ impl Agent {
             return;
         };
         records.amend(&mut objects, &self.config.node_name);
-        let (model, found) = Model::build(&objects, self.model.as_ref());
+        let (model, found) = Model::build(&objects, self.model.as_deref());
         // Only while two claim the same does it matter who was first.
         let kept = if found.is_empty() { self.state.forget_incumbents() } else { self.state.write_incumbents(&model) };
         if let Err(e) = kept {
@@ -213,7 +220,7 @@ impl Agent {
         }
         self.known.model_problems = found;
         self.known.records = records;
-        self.model = Some(model);
+        self.model = Some(Arc::new(model));
     }
 
     /// Plans, and makes the kernel what was planned. `None` while nothing is known of the cluster.
@@ -223,7 +230,7 @@ impl Agent {
         fresh: &BTreeSet<String>,
         problems: &mut Vec<Problem>,
     ) -> Result<Option<Plan>> {
-        let Some(model) = &self.model else {
+        let Some(model) = self.model.clone() else {
             problems.push(Problem::new(
                 "input",
                 "nothing is known of the cluster yet: what was in force stays in force",
@@ -234,22 +241,24 @@ impl Agent {
         let options = options(&self.config, self.datapath.features());
         let reusable = (depth == Depth::Changes).then_some(&self.known.view);
         let mut view = self.host.view(reusable, fresh).await?;
-        let mut plan = plan::plan(model, &view, &options);
+        let mut plan = plan::plan(&model, &view, &options);
         if let Some(overlay) = &plan.overlay {
             // Without the device pods of one node still reach each other: what fails is reported, the rest goes on.
             match self.host.ensure_overlay(overlay).await {
                 Ok(true) => {
                     view = self.host.view(Some(&view), fresh).await?;
-                    plan = plan::plan(model, &view, &options);
+                    plan = plan::plan(&model, &view, &options);
                 }
                 Ok(false) => {}
                 Err(e) => problems.push(host_problem("the overlay device", &e)),
             }
         }
         let slots = apply::slots::assign(&plan.endpoints, self.known.maps.endpoints(&self.datapath.maps)?);
-        plan.give_slots(&slots);
+        self.policies.plan(&model, &self.config.node_name, &slots, &mut plan);
         problems.extend(plan.problems.iter().cloned());
-        problems.extend(apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, depth));
+        let applied = apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, depth);
+        self.policies.applied(self.known.maps.has_policies());
+        problems.extend(applied);
         self.attach(&plan, depth, problems)?;
         self.set_sysctls(&plan, &view, depth, problems)?;
         if let Err(e) = self.host.ensure_routes(&plan.host_routes, overlay_index(&view)).await {

@@ -52,6 +52,11 @@ pub struct Known {
 // === impl Known ===
 
 impl Known {
+    /// Whether the policies of the last plan are in the maps, all of them.
+    pub fn has_policies(&self) -> bool {
+        self.policy.is_complete()
+    }
+
     /// The endpoints in force; read from the map where they are not known.
     ///
     /// # Errors

@@ -22,6 +22,15 @@ pub(super) struct Known {
     enforcement: BTreeMap<u32, Enforcement>,
 }
 
+// === impl Known ===
+
+impl Known {
+    /// Whether the last plan was written to its end.
+    pub(super) fn is_complete(&self) -> bool {
+        self.rules.is_some() && self.networks.is_some() && self.identities.is_some()
+    }
+}
+
 /// What is still to be removed.
 pub(super) struct Stale {
     rules: Option<Changes<RuleKey, Rule>>,

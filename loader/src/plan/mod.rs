@@ -18,13 +18,15 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use margay_maps::{Addr, Config, Endpoint, Enforcement, Features, Id, Mac, Node, PrefixKey, Route, Rule, RuleKey};
+use margay_maps::{Addr, Config, Endpoint, Enforcement, Features, Mac, Node, PrefixKey, Route};
 use serde::Serialize;
 
 pub use self::build::plan;
 use crate::object::PodName;
+use crate::policy::{Directions, PolicyPlan};
 use crate::problem::Problem;
 
 /// What the operator chose, and what this kernel can do.
@@ -94,8 +96,8 @@ pub struct Plan {
     pub config: Config,
     /// Which pod is behind each interface of `endpoints`.
     pub pods: BTreeMap<u32, PodName>,
-    /// The content of the maps that hold policies.
-    pub policy: PolicyMaps,
+    /// The policies of this node's pods, and the content of the maps that hold them.
+    pub policy: Arc<PolicyPlan>,
     /// Which policies are in force for each slot; generations are raised when it is applied.
     pub enforcement: BTreeMap<u32, Enforcement>,
     /// Slots whose verdicts could change although their policies stay.
@@ -123,24 +125,23 @@ pub struct Plan {
 // === impl Plan ===
 
 impl Plan {
+    /// What is in force behind an interface. One of a pod that nobody knows any more has nothing behind it: whatever comes from
+    /// there or goes there has no endpoint.
+    fn enforcement_of(&self, ifindex: u32) -> Enforcement {
+        let pod = self.pods.get(&ifindex);
+        let Directions { ingress, egress } =
+            pod.and_then(|pod| self.policy.enforcement.get(pod)).copied().unwrap_or_default();
+        Enforcement { generation: 0, ingress, egress }
+    }
+
     /// Gives each pod the slot of its interface, and each slot its pod's policies.
     pub fn give_slots(&mut self, slots: &BTreeMap<u32, u32>) {
         for endpoint in self.endpoints.values_mut() {
             endpoint.slot = slots.get(&endpoint.ifindex).copied().unwrap_or_default();
         }
-        self.enforcement = slots.values().map(|slot| (*slot, Enforcement::default())).collect();
+        let enforcement = slots.iter().map(|(ifindex, slot)| (*slot, self.enforcement_of(*ifindex)));
+        self.enforcement = enforcement.collect();
     }
-}
-
-/// The whole content of the maps that hold policies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PolicyMaps {
-    /// Of the map `identities`.
-    pub identities: BTreeMap<Addr, Id>,
-    /// Of the map `networks`.
-    pub networks: BTreeMap<PrefixKey, Id>,
-    /// Of the map `rules`.
-    pub rules: BTreeMap<RuleKey, Rule>,
 }
 
 /// How the overlay device `vxlan.calico` should be.

@@ -47,6 +47,14 @@ impl Party<'_> {
 // === impl Cluster: ends ===
 
 impl Cluster {
+    /// The address that packets of this end carry.
+    ///
+    /// # Errors
+    /// There is nobody of that name, or it has no address.
+    pub fn address_of(&self, end: &End) -> Result<IpAddr, NoAnswer> {
+        self.find(end).map(|party| party.address())
+    }
+
     /// Who is meant.
     ///
     /// # Errors
