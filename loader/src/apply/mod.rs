@@ -143,16 +143,37 @@ impl Pass<'_> {
         Some(diff(current, wanted))
     }
 
-    /// Writes what must be written; `changes` becomes `None` if that fails.
+    /// Writes what must be written; `changes` becomes `None` if that fails. In a map that is nearly full the new entries get the
+    /// place of the old ones.
     fn write<K: Plain + Display, V: Plain>(&mut self, map: &MapHandle<K, V>, changes: &mut Option<Changes<K, V>>) {
+        self.write_or(map, changes, |todo, key, value| {
+            todo.remove.iter().try_for_each(|stale| map.remove(stale)).and_then(|()| map.insert(key, value))
+        });
+    }
+
+    /// As [`write`](Self::write), where the old entries must stay until the new ones are all there.
+    fn write_beside<K: Plain + Display, V: Plain>(
+        &mut self,
+        map: &MapHandle<K, V>,
+        changes: &mut Option<Changes<K, V>>,
+    ) {
+        let spec = map.spec();
+        let full = || HandleError::Full { name: spec.name, max_entries: spec.max_entries };
+        self.write_or(map, changes, |_, _, _| Err(full()));
+    }
+
+    fn write_or<K: Plain + Display, V: Plain>(
+        &mut self,
+        map: &MapHandle<K, V>,
+        changes: &mut Option<Changes<K, V>>,
+        when_full: impl Fn(&Changes<K, V>, &K, &V) -> Result<(), HandleError>,
+    ) {
         let Some(todo) = changes else { return };
         for (key, value) in &todo.write {
             debug!(map = map.spec().name, %key, "writing");
             let mut written = map.insert(key, value);
             if matches!(written, Err(HandleError::Full { .. })) {
-                // In a map that is nearly full the new entries need the place of the old ones.
-                written =
-                    todo.remove.iter().try_for_each(|stale| map.remove(stale)).and_then(|()| map.insert(key, value));
+                written = when_full(todo, key, value);
             }
             if let Err(e) = written {
                 self.failed(map.spec().name, &e);

@@ -43,7 +43,7 @@ pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut K
     let mut networks = pass.changes(&maps.networks, known.networks.take(), &policy.networks);
     let mut identities = pass.changes(&maps.identities, known.identities.take(), &policy.identities);
 
-    pass.write(&maps.rules, &mut rules);
+    pass.write_beside(&maps.rules, &mut rules);
     // Rules that could not be written whole allow less than they should. Addresses and pods that were judged by the old
     // ones go on being so; a pod that is new has its policies at once, and what they lack is denied.
     let complete = rules.is_some();

@@ -9,6 +9,7 @@ mod interop;
 mod lifecycle;
 mod malformed;
 mod pods;
+mod policies;
 mod reachability;
 mod repair;
 mod spoofing;

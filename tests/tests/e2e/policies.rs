@@ -1,0 +1,166 @@
+//! Policies over time: what changes under a running connection, and what holds from a pod's first packet on. What policies
+//! mean is in `policy_lab` and `policy_oracle`.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use margay_lab::{Lab, LabBuilder, Place, observe::eventually};
+use margay_maps::DropReason;
+use nix::sys::signal::Signal;
+
+/// How long a change may take on a busy machine.
+const IN_FORCE: Duration = Duration::from_secs(5);
+/// After how long silence is silence.
+const SILENCE: Duration = Duration::from_millis(300);
+const PORT: u16 = 7_000;
+
+fn two_nodes(name: &str) -> LabBuilder {
+    Lab::builder(name).node("a").node("b").pod("x").on("a").pod("near").on("a").pod("far").on("b")
+}
+
+/// Nothing may come in to these pods.
+fn deny(lab: &Lab) -> Result<()> {
+    let text = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: default}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+";
+    Ok(fs::write(lab.manifests().join("deny.yaml"), text)?)
+}
+
+fn allow_again(lab: &Lab) -> Result<()> {
+    Ok(fs::remove_file(lab.manifests().join("deny.yaml"))?)
+}
+
+/// An established connection.
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Connection {
+    fn open(from: &Place, to: &Place) -> Result<Self> {
+        let address = SocketAddrV4::new(to.address, PORT);
+        let listener = to.namespace.run(|| Ok(TcpListener::bind(address)?))?;
+        let client = from.namespace.run(|| Ok(TcpStream::connect(address)?))?;
+        let (server, _) = listener.accept()?;
+        for stream in [&client, &server] {
+            stream.set_read_timeout(Some(SILENCE))?;
+            stream.set_nodelay(true)?;
+        }
+        Ok(Self { client, server })
+    }
+
+    /// Whether what the client sends arrives.
+    fn carries(&mut self) -> Result<bool> {
+        self.client.write_all(b"?")?;
+        let mut byte = [0];
+        match self.server.read(&mut byte) {
+            Ok(_) => Ok(true),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+#[test]
+fn a_revoked_permission_cuts_a_running_connection_and_a_granted_one_mends_it() {
+    two_nodes("policy_revoked").test(|lab| {
+        let (x, near, far) = (lab.pod("x")?, lab.pod("near")?, lab.pod("far")?);
+        let mut connections = [Connection::open(&x, &near)?, Connection::open(&x, &far)?];
+        for connection in &mut connections {
+            ensure!(connection.carries()?, "it does not work at all");
+        }
+        deny(lab)?;
+        for connection in &mut connections {
+            eventually("the connection is cut", IN_FORCE, || {
+                ensure!(!connection.carries()?, "what the client sends still arrives");
+                Ok(())
+            })?;
+        }
+        for node in ["a", "b"] {
+            ensure!(lab.dropped(node, DropReason::IngressDenied)? > 0, "node {node} counts no denial");
+        }
+        allow_again(lab)?;
+        for connection in &mut connections {
+            // TCP sends what was lost again, in its own time.
+            eventually("the connection works again", Duration::from_secs(20), || {
+                ensure!(connection.carries()?, "nothing arrives");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn policies_stay_in_force_without_their_agent() {
+    two_nodes("policy_agentless").test(|lab| {
+        let (x, near, far) = (lab.pod("x")?, lab.pod("near")?, lab.pod("far")?);
+        deny(lab)?;
+        eventually("isolated", IN_FORCE, || {
+            ensure!(!answers(&x, &near)? && !answers(&x, &far)?);
+            Ok(())
+        })?;
+        for node in ["a", "b"] {
+            lab.stop_agent(node, Signal::SIGKILL)?;
+        }
+        ensure!(!answers(&x, &near)? && !answers(&x, &far)?, "open without agents");
+        // A node reaches its own pods, for the kubelet's probes.
+        ensure!(answers(&lab.node("a")?, &near)?, "the node does not reach its own pod");
+        lab.start_agents()?;
+        lab.wait_ready(Duration::from_secs(20))?;
+        ensure!(!answers(&x, &near)? && !answers(&x, &far)?, "open after a restart");
+        Ok(())
+    });
+}
+
+/// Whether a datagram comes back.
+fn answers(from: &Place, to: &Place) -> Result<bool> {
+    let server = to.namespace.run(|| Ok(UdpSocket::bind((to.address, PORT))?))?;
+    let client = from.namespace.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
+    server.set_read_timeout(Some(SILENCE))?;
+    client.set_read_timeout(Some(SILENCE))?;
+    client.send_to(b"?", (to.address, PORT))?;
+    let mut byte = [0];
+    let Ok((_, peer)) = server.recv_from(&mut byte) else { return Ok(false) };
+    server.send_to(&byte, peer)?;
+    client.recv_from(&mut byte).context("the answer to what has arrived")?;
+    Ok(true)
+}
+
+#[test]
+fn a_pod_under_deny_all_gets_no_packet_from_its_first_moment_on() {
+    /// How many pods are made, one after the other.
+    const PODS: usize = 25;
+    two_nodes("policy_first_packet").test(|lab| {
+        let x = lab.pod("x")?;
+        deny(lab)?;
+        let near = lab.pod("near")?;
+        eventually("isolated", IN_FORCE, || {
+            ensure!(!answers(&x, &near)?);
+            Ok(())
+        })?;
+        let client = x.namespace.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
+        for number in 0..PODS {
+            let pod = lab.add_pod(&format!("new-{number}"), "a")?;
+            let server = pod.namespace.run(|| Ok(UdpSocket::bind((pod.address, PORT))?))?;
+            server.set_read_timeout(Some(Duration::from_millis(1)))?;
+            let until = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < until {
+                // Before the pod can be reached the kernel may say so.
+                let _unreachable = client.send_to(b"!", (pod.address, PORT));
+                ensure!(server.recv_from(&mut [0; 8]).is_err(), "pod {number} got a packet");
+            }
+        }
+        let first = lab.pod("new-0")?;
+        ensure!(answers(&lab.node("a")?, &first)?, "the new pods have no network at all");
+        Ok(())
+    });
+}
