@@ -14,6 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::{
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
 
 use super::{is_timeout, udp::bind};
 use crate::lab::Place;
@@ -86,7 +90,11 @@ impl UdpStreamProbe {
         Ok(Self {
             sender: thread::spawn({
                 let stop = Arc::clone(&stop);
-                move || send_until(&stop, &sender, per_second)
+                move || {
+                    // A sender that changes its CPU half way overtakes itself: each has a queue of its own.
+                    stay_on_this_cpu();
+                    send_until(&stop, &sender, per_second)
+                }
             }),
             receiver: thread::spawn({
                 let sent_all = Arc::clone(&sent_all);
@@ -124,6 +132,15 @@ impl UdpStreamProbe {
         ensure!(sent > 0, "the UDP stream from {names} sent nothing");
         ensure!((refused, lost, duplicated, reordered) == (0, 0, 0, 0), "the UDP stream from {names}: {report:?}");
         Ok(report)
+    }
+}
+
+/// Where that is refused, the scheduler goes on as it likes.
+fn stay_on_this_cpu() {
+    let cpu = sched_getcpu().ok();
+    let mut set = CpuSet::new();
+    if cpu.is_some_and(|cpu| set.set(cpu).is_ok()) {
+        let _refused = sched_setaffinity(Pid::from_raw(0), &set);
     }
 }
 
