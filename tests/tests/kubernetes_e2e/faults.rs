@@ -1,5 +1,6 @@
 //! What is killed in the middle: while pods talk, while they come, and while they go. Nothing of that is to be seen
-//! afterwards.
+//! afterwards. Where ADD fails, and the DEL after it fails too, containerd does not ask again (its sandbox_run.go); then it
+//! is the controller that takes the addresses back.
 
 use std::{thread::sleep, time::Duration};
 

@@ -84,6 +84,25 @@ fn update(control_plane: &ControlPlane) -> Result<()> {
     kubectl(control_plane, ROLLOUT).map(drop)
 }
 
+/// After all that the other checks have done.
+pub fn nothing_is_wrong_with_addresses(suite: &mut Suite) -> Result<()> {
+    let control_plane = suite.cluster()?.control_plane();
+    let found = kubectl(control_plane, "--namespace=kube-system exec daemonset/margay-agent -- /margay ipam check")?;
+    ensure!(found.trim() == "nothing is wrong", "margay ipam check: {found}");
+    Ok(())
+}
+
+/// Nobody wanted what his role forbids. To be asked before an API server is started again, which at first forbids everything.
+pub fn roles_are_enough(suite: &mut Suite) -> Result<()> {
+    let control_plane = suite.cluster()?.control_plane();
+    let of_margay = "--selector=app.kubernetes.io/name=margay --tail=-1 --all-containers --prefix";
+    let logs = kubectl(control_plane, &format!("--namespace=kube-system logs {of_margay}"))?;
+    ensure!(logs.contains("agent started"), "these are not the agents' logs: {logs}");
+    let forbidden: Vec<_> = logs.lines().filter(|line| line.contains("forbidden")).collect();
+    ensure!(forbidden.is_empty(), "{}", forbidden.join("\n"));
+    Ok(())
+}
+
 pub fn deleted_and_uninstalled_it_leaves_nothing(suite: &mut Suite) -> Result<()> {
     let cluster = suite.cluster()?;
     let control_plane = cluster.control_plane();

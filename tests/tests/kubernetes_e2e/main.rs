@@ -19,7 +19,7 @@ use self::{
     suite::Suite,
 };
 
-/// In the order in which they build on each other: those before the last but three leave a running cluster without pods.
+/// In the order in which they build on each other: those before the last two leave a running cluster without pods.
 const CHECKS: &[Check<Suite>] = &[
     Check { name: "install::both_nodes_become_ready", run: install::both_nodes_become_ready },
     Check { name: "install::nodes_have_tunnel_addresses", run: install::nodes_have_tunnel_addresses },
@@ -29,6 +29,7 @@ const CHECKS: &[Check<Suite>] = &[
     Check { name: "pods::probes_work", run: pods::probes_work },
     Check { name: "pods::the_world_sees_the_nodes_address", run: pods::the_world_sees_the_nodes_address },
     Check { name: "pods::deleted_they_leave_nothing", run: pods::deleted_they_leave_nothing },
+    Check { name: "install::roles_are_enough", run: install::roles_are_enough },
     Check { name: "faults::a_killed_agent_changes_nothing", run: faults::a_killed_agent_changes_nothing },
     Check { name: "faults::a_killed_api_server_changes_nothing", run: faults::a_killed_api_server_changes_nothing },
     Check { name: "faults::a_killed_kubelet_changes_nothing", run: faults::a_killed_kubelet_changes_nothing },
@@ -36,6 +37,7 @@ const CHECKS: &[Check<Suite>] = &[
     Check { name: "services::they_work_with_a_kube_proxy", run: services::they_work_with_a_kube_proxy },
     Check { name: "services::names_are_resolved", run: services::names_are_resolved },
     Check { name: "services::ports_of_hosts_lead_to_pods", run: services::ports_of_hosts_lead_to_pods },
+    Check { name: "install::nothing_is_wrong_with_addresses", run: install::nothing_is_wrong_with_addresses },
     Check {
         name: "install::deleted_and_uninstalled_it_leaves_nothing",
         run: install::deleted_and_uninstalled_it_leaves_nothing,

@@ -45,14 +45,14 @@ fn import(cluster: &KubeCluster, image: &Path) -> Result<()> {
 /// What an administrator of such a cluster would choose: the API server's address where nothing makes its Service work.
 fn write_overlay(cluster: &KubeCluster, deploy: &Path, overlay: &Path) -> Result<()> {
     fs::create_dir_all(overlay).with_context(|| format!("making {}", overlay.display()))?;
-    let mut patches = Vec::new();
+    let mut patches = vec![CONTROLLER_PATCH.to_owned()];
     if !cluster.choices().kube_proxy {
         patches.push(server_patch(cluster));
     }
     if !may_have(SYS_RESOURCE)? {
         patches.push(CAPABILITIES_PATCH.to_owned());
     }
-    let patches = if patches.is_empty() { String::new() } else { format!("patches:\n{}", patches.concat()) };
+    let patches = format!("patches:\n{}", patches.concat());
     // kustomize takes no absolute path.
     let up = "../".repeat(overlay.components().count() - 1);
     let base = format!("{up}{}", deploy.display().to_string().trim_start_matches('/'));
@@ -75,6 +75,15 @@ fn server_patch(cluster: &KubeCluster) -> String {
         settings.address, settings.port
     )
 }
+
+/// Who watches a lab waits seconds, not minutes, for what the controller takes back.
+const CONTROLLER_PATCH: &str = "\
+- target: {kind: Deployment, name: margay-controller}
+  patch: |
+    - op: replace
+      path: /spec/template/spec/containers/0/args
+      value: [controller, --interval=5, --grace=15]
+";
 
 /// CAP_SYS_RESOURCE, capabilities(7).
 const SYS_RESOURCE: u32 = 24;
