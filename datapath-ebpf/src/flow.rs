@@ -12,7 +12,7 @@ use margay_maps::{Addr, Config, DropReason, EndpointKind, Flow, FlowVerdict, Hal
 use crate::{
     ipv4::{UDP, is_forwardable},
     judge::{Opening, judge},
-    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_own, route},
+    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_node, is_own, route},
     tuple::{FIN, RST, Tuple, dst_port},
 };
 
@@ -94,6 +94,11 @@ impl Arrival {
     }
 
     #[inline(always)]
+    fn is_overlay(self) -> bool {
+        matches!(self, Self::Overlay | Self::OverlayForPods)
+    }
+
+    #[inline(always)]
     fn is_from_stack(self) -> bool {
         matches!(self, Self::Stack | Self::Host)
     }
@@ -114,7 +119,9 @@ pub fn follow(tuple: &Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Ha
             if verdict == FlowVerdict::Allowed {
                 let again = tuple.has(Tuple::OPENS) && (!is_opener || is_closed(flow));
                 let half = half_mut(flow, tuple.half);
-                let same_way = half.way != Way::Unknown && half.ifindex_in == arrival.ifindex_in();
+                let same_way = half.way != Way::Unknown
+                    && half.ifindex_in == arrival.ifindex_in()
+                    && (!arrival.is_overlay() || same(half.node.v4(), tuple.sender));
                 if !again && (same_way || arrival.is_from_stack()) {
                     count(half, bytes, tuple.tcp_flags as u8);
                     return Ok(half);
@@ -124,6 +131,10 @@ pub fn follow(tuple: &Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Ha
                 return Err(Refusal::Drop(denial(verdict)));
             }
         }
+    }
+    // What comes over the overlay is believed from nodes of the cluster alone. That the sender is one is remembered with the way.
+    if arrival.is_overlay() && !is_node(&Addr::from_v4(tuple.sender)) {
+        return Err(Refusal::Drop(DropReason::UnknownNode));
     }
     let half = match open_flow(arrival.code()) {
         STORED => FLOWS.get_ptr_mut(&tuple.key).map(|flow| {
@@ -222,6 +233,7 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
     }
     let half = half_mut(new, tuple.half);
     half.ifindex_in = arrival.ifindex_in();
+    half.node = if arrival.is_overlay() { Addr::from_v4(tuple.sender) } else { Addr::UNSPECIFIED };
     if !arrival.is_from_stack() {
         match find_flow_way(arrival.code(), via_stack as u32) {
             STORED => {}
@@ -378,6 +390,11 @@ fn is_current(flow: &Flow) -> bool {
     config().is_some_and(|config| config.generation == flow.generation)
         && enforcement(low).is_some_and(|now| now.generation == low_generation)
         && enforcement(high).is_some_and(|now| now.generation == high_generation)
+}
+
+#[inline(always)]
+fn same(a: [u8; 4], b: [u8; 4]) -> bool {
+    u32::from_ne_bytes(a) == u32::from_ne_bytes(b)
 }
 
 /// Whether one end has closed the connection: a SYN is a new one.

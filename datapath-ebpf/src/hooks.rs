@@ -179,6 +179,7 @@ fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
         _ => {}
     }
     let tuple = Tuple::read(packet, &ip, IP)?;
+    tuple.sender = remote.v4();
     match follow(tuple, Arrival::Overlay, packet.bytes()) {
         Ok(half) => go(packet, &ip, half),
         Err(refusal) => refused(refusal),
@@ -246,18 +247,18 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let Some(config) = configured() else { return Ok(Verdict::PASS) };
     let Some(outer) = read_overlay(packet, config) else { return Ok(Verdict::PASS) };
-    believe(&outer.sender)?;
     if !config.features.has(Features::OWN_DECAP) || !outer.is_plain {
         return Ok(Verdict::PASS);
     }
     const INNER: usize = IP + OVERHEAD as usize;
     let ip = Ipv4::parse(packet, INNER)?;
     // What is for the node itself, is no plain packet or has nobody here goes the long way: the overlay device takes
-    // the header off, `from_overlay` judges, the host's stack answers.
+    // the header off, `from_overlay` judges sender and packet, the host's stack answers.
     if !ip.is_plain() {
         return Ok(Verdict::PASS);
     }
     let tuple = Tuple::read(packet, &ip, INNER)?;
+    tuple.sender = outer.sender;
     let half = match follow(tuple, Arrival::OverlayForPods, packet.bytes() - OVERHEAD) {
         Ok(half) => half,
         Err(refusal) => return refused(refusal),
@@ -272,8 +273,8 @@ fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
 
 /// What counts of an overlay packet's outer header.
 struct Overlay {
-    /// The outer source.
-    sender: Addr,
+    /// The outer source, network byte order.
+    sender: [u8; 4],
     /// Whether we can take it off: a plain IPv4 packet inside, sent to our overlay MAC, no congestion mark that would
     /// have to be carried inwards (RFC 6040, section 4.2).
     is_plain: bool,
@@ -303,7 +304,7 @@ fn read_overlay(packet: &mut Packet, config: &Config) -> Option<Overlay> {
         return None;
     }
     let is_plain = inner.ether_type == ETHER_IPV4 && same_mac(inner.dst_addr, config.mac) && ip.tos & ECN_CE != ECN_CE;
-    Some(Overlay { sender: Addr::from_v4(ip.src_addr), is_plain })
+    Some(Overlay { sender: ip.src_addr, is_plain })
 }
 
 /// Whether the frame is for this MAC. In words: the compiler would call a loop over bytes.

@@ -34,6 +34,21 @@ impl Packet {
         self.ctx.as_ptr().cast()
     }
 
+    /// Where its linear part begins. Volatile: carried over from an earlier look, the compiler would extend it to 64 bits by
+    /// an instruction of its own, and the verifier take it for a number.
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: as in `ifindex`.
+        unsafe { (&raw const (*self.skb()).data).read_volatile() as usize }
+    }
+
+    /// Where its linear part ends. Volatile as [`Packet::data`].
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as in `ifindex`.
+        unsafe { (&raw const (*self.skb()).data_end).read_volatile() as usize }
+    }
+
     /// Its length in bytes, Ethernet header included.
     #[inline(always)]
     pub fn bytes(&self) -> u32 {
@@ -80,20 +95,20 @@ impl Packet {
     /// Header bytes mostly lie in the linear part already, and then this is two comparisons.
     #[inline(always)]
     pub fn pull(&mut self, len: usize) -> bool {
-        if self.ctx.data() + len <= self.ctx.data_end() {
+        if self.data() + len <= self.data_end() {
             return true;
         }
         if (self.bytes() as usize) < len || self.ctx.pull_data(len as u32).is_err() {
             return false;
         }
-        self.ctx.data() + len <= self.ctx.data_end()
+        self.data() + len <= self.data_end()
     }
 
     /// The header at `offset`, if it lies in the linear part.
     #[inline(always)]
     pub fn at<T: Header>(&self, offset: usize) -> Option<&T> {
-        let start = self.ctx.data() + offset;
-        if start + size_of::<T>() > self.ctx.data_end() {
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() {
             return None;
         }
         // SAFETY: the bytes lie within the packet, as has just been compared (and the verifier insists); any bytes
@@ -105,8 +120,8 @@ impl Packet {
     /// the program writes to packets at all (kernel/bpf/verifier.c, `gen_prologue`).
     #[inline(always)]
     pub fn at_mut<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
-        let start = self.ctx.data() + offset;
-        if start + size_of::<T>() > self.ctx.data_end() {
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() {
             return None;
         }
         // SAFETY: as in `at`; `self` is borrowed mutably, so there is no other reference.

@@ -47,6 +47,8 @@ pub struct Tuple {
     pub flags: u32,
     /// TCP flags; otherwise 0.
     pub tcp_flags: u32,
+    /// Of a packet that came by the overlay: the node that sent it, an IPv4 address in network byte order.
+    pub sender: [u8; 4],
     /// The packet's IPv4 header.
     ip: Ipv4,
     /// Bytes of the packet that could not be read in their place.
@@ -92,7 +94,7 @@ impl Tuple {
 
     /// Reads the transport header of the packet whose IPv4 header is at `offset`.
     #[inline(always)]
-    pub fn read(packet: &Packet, ip: &Ipv4, offset: usize) -> Result<&'static Self, DropReason> {
+    pub fn read(packet: &Packet, ip: &Ipv4, offset: usize) -> Result<&'static mut Self, DropReason> {
         let Some(tuple) = TUPLE.get_ptr_mut(0) else { return Err(DropReason::NotConfigured) };
         // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
         let tuple = unsafe { &mut *tuple };

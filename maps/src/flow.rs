@@ -88,7 +88,8 @@ crate::contract! {
         pub ifindex: u32,
         /// When its last packet came, in seconds of `clock`.
         pub last_seen: u32,
-        /// [`Way::Node`]: the node's address, the outer destination. Unspecified otherwise.
+        /// [`Way::Node`]: the node's address, the outer destination. Of a half that comes in by the overlay: the node that
+        /// sends it. Unspecified otherwise.
         pub node: Addr,
         /// [`Way::Node`]: the neighbour on the uplink; see [`crate::Route::next_hop`]. Unspecified otherwise.
         pub next_hop: Addr,
