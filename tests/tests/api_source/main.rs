@@ -188,9 +188,12 @@ async fn without_permission_nothing_is_known_until_it_is_given() -> Result<()> {
     let mut cluster = Cluster::with(&control_plane, &kubeconfig, None, patience()).await?;
     cluster.until("a word about it", LONG, |seen| seen.said("is forbidden: User \"margay\"")).await?;
     ensure!(!cluster.seen().known, "nothing is known");
-    let rule = "--resource=nodes,pods,blockaffinities.crd.projectcalico.org,ippools.crd.projectcalico.org";
+    let core = "nodes,pods,namespaces,services";
+    let groups = "networkpolicies.networking.k8s.io,endpointslices.discovery.k8s.io";
+    let calico = "blockaffinities.crd.projectcalico.org,ippools.crd.projectcalico.org";
+    let rule = format!("--resource={core},{groups},{calico}");
     cluster.define_kinds().await?;
-    control_plane.kubectl_output(["create", "clusterrole", "margay", "--verb=list,watch", rule])?;
+    control_plane.kubectl_output(["create", "clusterrole", "margay", "--verb=list,watch", &rule])?;
     control_plane.kubectl_output([
         "create",
         "clusterrolebinding",
