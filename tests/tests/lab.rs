@@ -94,7 +94,8 @@ fn streams_over_a_good_link_are_perfect_and_over_a_cut_one_are_not() {
         netlink.down(DEVICE)?;
         std::thread::sleep(Duration::from_millis(100));
         netlink.up(DEVICE)?;
-        std::thread::sleep(Duration::from_millis(100));
+        // A neighbour that was asked for in vain is asked for again after a second (net.ipv4.neigh.*.retrans_time_ms).
+        std::thread::sleep(Duration::from_millis(1_500));
         let report = udp.stop()?;
         ensure!(report.lost + report.refused > 100, "{report:?}");
         ensure!(report.longest_gap > Duration::from_millis(90), "{report:?}");
