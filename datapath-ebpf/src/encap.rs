@@ -4,12 +4,15 @@ use aya_ebpf::{
     bindings::bpf_redir_neigh,
     helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh},
 };
-use margay_maps::{Config, DropReason, Features, Half, Outcome, overlay};
+use margay_maps::{
+    Config, DropReason, Features, Half, Outcome, overlay,
+    protocol::{TCP, UDP},
+};
 use network_types::{eth::EthHdr, ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
 
 use crate::{
     count::Verdict,
-    ipv4::{ETHER_IPV4, Ipv4, TCP, UDP},
+    ipv4::{ETHER_IPV4, Ipv4},
     packet::Packet,
 };
 

@@ -7,13 +7,19 @@
 //! Entries are written as a whole, from a scratch area of this CPU, and never changed in place except for counters,
 //! times and TCP flags: another CPU may replace an entry, and its memory be another flow's by then.
 
-use margay_maps::{Addr, Config, DropReason, EndpointKind, Flow, FlowVerdict, Half, Route, RouteKind, Way};
+use margay_maps::{
+    Addr, Config, DropReason, EndpointKind, Flow, FlowVerdict, Half, Route, RouteKind, Way,
+    protocol::{
+        UDP,
+        tcp::{FIN, RST},
+    },
+};
 
 use crate::{
-    ipv4::{UDP, is_forwardable},
+    ipv4::is_forwardable,
     judge::{Opening, judge},
     lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_node, is_own, route},
-    tuple::{FIN, RST, Tuple, dst_port},
+    tuple::{Tuple, dst_port},
 };
 
 /// Where a packet came in.

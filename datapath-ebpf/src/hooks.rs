@@ -5,7 +5,9 @@ use aya_ebpf::{
     helpers::{bpf_redirect_peer, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key},
     programs::TcContext,
 };
-use margay_maps::{Addr, Config, DropReason, EndpointKind, Features, Half, Hook, Mac, Outcome, RouteKind, Way};
+use margay_maps::{
+    Addr, Config, DropReason, EndpointKind, Features, Half, Hook, Mac, Outcome, RouteKind, Way, protocol::UDP,
+};
 use network_types::eth::EthHdr;
 
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
     count::{Verdict, finish},
     encap::{self, ECN_CE, OVERHEAD, Outer, VXLAN_VNI_VALID},
     flow::{Arrival, Refusal, follow},
-    ipv4::{ETHER_IPV4, Ipv4, Payload, UDP, ethernet},
+    ipv4::{ETHER_IPV4, Ipv4, Payload, ethernet},
     lookup::{config, endpoint, is_node, is_own, route},
     packet::Packet,
     tuple::Tuple,

@@ -16,15 +16,6 @@ pub const ETHER_VLAN: u16 = 0x8100_u16.to_be();
 /// A service provider's VLAN tag, 802.1ad.
 pub const ETHER_QINQ: u16 = 0x88a8_u16.to_be();
 
-/// ICMP's protocol number (IANA).
-pub const ICMP: u8 = 1;
-/// SCTP's protocol number.
-pub const SCTP: u8 = 132;
-/// UDP's protocol number.
-pub const UDP: u8 = 17;
-/// TCP's protocol number.
-pub const TCP: u8 = 6;
-
 /// The time to live at which a router must not forward a packet any more (RFC 1812, section 5.3.1).
 const LAST_TTL: u8 = 1;
 

@@ -6,11 +6,17 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
-use margay_maps::{Addr, DropReason, FlowKey, Fragment, FragmentKey};
+use margay_maps::{
+    Addr, DropReason, FlowKey, Fragment, FragmentKey,
+    protocol::{
+        ICMP, SCTP, TCP, UDP,
+        tcp::{ACK, SYN},
+    },
+};
 use network_types::ip::Ipv4Hdr;
 
 use crate::{
-    ipv4::{ICMP, Ipv4, SCTP, TCP, UDP},
+    ipv4::Ipv4,
     lookup::{TUPLE, fragment, is_allowed, remember_fragment},
     packet::Packet,
 };
@@ -24,15 +30,6 @@ const ICMP_TIME_EXCEEDED: u8 = 11;
 const ICMP_PARAMETER: u8 = 12;
 /// The chunk that opens an association (RFC 9260, section 3.2).
 const SCTP_INIT: u8 = 1;
-
-/// TCP flags (RFC 9293, section 3.1).
-pub const FIN: u8 = 0x01;
-/// Synchronise.
-pub const SYN: u8 = 0x02;
-/// Reset.
-pub const RST: u8 = 0x04;
-/// The acknowledgement counts.
-const ACK: u8 = 0x10;
 
 /// One packet's place in the flow table. It lies in this CPU's scratch area: the slow path, which is verified by itself,
 /// takes no pointers.

@@ -47,6 +47,7 @@ pub mod layout;
 pub mod node;
 pub mod overlay;
 pub mod policy;
+pub mod protocol;
 pub mod route;
 #[cfg(feature = "user")]
 pub mod user;

@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     model::Model,
-    object::PodName,
     plan::Plan,
     policy::{self, PolicyPlan, generations},
 };
@@ -41,8 +40,8 @@ impl Policies {
         let raised = if same { Default::default() } else { generations::raised(before.as_deref(), &next) };
         plan.policy = Arc::clone(&next);
         plan.give_slots(slots);
-        let slot_of = |name: &PodName| plan.pods.iter().find(|(_, pod)| *pod == name).and_then(|(i, _)| slots.get(i));
-        plan.raise = raised.iter().filter_map(slot_of).copied().collect();
+        let concerned = plan.pods.iter().filter(|(_, pod)| raised.contains(*pod));
+        plan.raise = concerned.filter_map(|(ifindex, _)| slots.get(ifindex)).copied().collect();
         self.last = Some(next);
     }
 

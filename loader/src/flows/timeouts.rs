@@ -2,17 +2,13 @@
 //!
 //! In: an entry and the time. Out: whether it is over. Never: a map, a clock.
 
-use margay_maps::{Flow, FlowKey, FlowVerdict};
-
-/// Protocol numbers (IANA).
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
-
-/// TCP's flags (RFC 9293, section 3.1).
-const FIN: u8 = 0x01;
-const RST: u8 = 0x04;
+use margay_maps::{
+    Flow, FlowKey, FlowVerdict,
+    protocol::{
+        ICMP, SCTP, TCP, UDP,
+        tcp::{FIN, RST},
+    },
+};
 
 /// Seconds without a packet after which an entry goes, by protocol and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +92,7 @@ impl Timeouts {
 
 #[cfg(test)]
 mod tests {
-    use margay_maps::{Addr, Half};
+    use margay_maps::{Addr, Half, protocol::tcp::SYN};
 
     use super::*;
 
@@ -112,7 +108,6 @@ mod tests {
 
     #[test]
     fn each_state_has_its_time() {
-        const SYN: u8 = 0x02;
         let t = Timeouts::default();
         let cases = [
             (TCP, [1, 0], [SYN, 0], t.tcp_opening),

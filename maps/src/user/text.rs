@@ -16,6 +16,7 @@ use crate::{
     layout::{MapKind, MapSpec},
     node::Node,
     policy::{Id, RuleKey},
+    protocol::{ICMP, SCTP, TCP, UDP},
     route::{Route, RouteKind},
 };
 
@@ -157,11 +158,11 @@ impl fmt::Display for FlowKey {
 /// A protocol's usual name, or its number (IANA, protocol numbers).
 pub fn protocol_name(protocol: u8) -> std::borrow::Cow<'static, str> {
     match protocol {
-        1 => "ICMP".into(),
-        6 => "TCP".into(),
-        17 => "UDP".into(),
+        ICMP => "ICMP".into(),
+        TCP => "TCP".into(),
+        UDP => "UDP".into(),
         58 => "ICMPv6".into(),
-        132 => "SCTP".into(),
+        SCTP => "SCTP".into(),
         other => format!("protocol {other}").into(),
     }
 }
