@@ -28,6 +28,7 @@ pub mod probe;
 pub mod process;
 pub mod reach;
 pub mod rundir;
+pub mod synthetic;
 mod teardown;
 pub mod vm;
 pub mod wiring;

@@ -131,6 +131,11 @@ impl RunDir {
         self.root.join("manifests")
     }
 
+    /// Manifests that agents get and the lab does not follow.
+    pub fn burden(&self) -> PathBuf {
+        self.root.join("burden")
+    }
+
     /// Manifests of what the lab assigned.
     pub fn status(&self) -> PathBuf {
         self.root.join("status")

@@ -5,7 +5,10 @@ use std::{env, iter::once, path::PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::topology::{self, Topology};
+use super::{
+    burden::Burden,
+    topology::{self, Topology},
+};
 
 /// One way to join pods.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +25,7 @@ enum Kind {
     Host,
     Bridge { rules: Option<&'static str> },
     Routed,
-    Margay { options: &'static [&'static str], manifests: &'static [(&'static str, &'static str)] },
+    Margay { options: &'static [&'static str], burden: Burden },
 }
 
 /// Why a contender does not take part.
@@ -41,11 +44,17 @@ pub const CEILING: &str = "host";
 pub const BRIDGE: &str = "bridge";
 /// See [`BRIDGE`].
 pub const FLANNEL: &str = "flannel";
-/// The contender that has goals.
+/// Margay without any policy, which its other modes are compared with.
 pub const OURS: &str = "margay";
+/// Margay with policies that allow the load, by default deny and rules in both directions: the contender that has goals.
+pub const POLICY: &str = "margay-policy";
+/// The same, with ten thousand policies about the same pods.
+pub const POLICIES: &str = "margay-policies";
+/// The same, and a thousand nodes with fifty thousand pods.
+pub const FULL: &str = "margay-full";
 
 /// All of them, the ceiling first.
-pub const CONTENDERS: [Contender; 6] = [
+pub const CONTENDERS: [Contender; 9] = [
     Contender { name: CEILING, title: "plain host to host: the ceiling", kind: Kind::Host },
     Contender {
         name: BRIDGE,
@@ -62,11 +71,30 @@ pub const CONTENDERS: [Contender; 6] = [
         title: "routed veths, kernel VXLAN, nftables with conntrack (Calico's way)",
         kind: Kind::Routed,
     },
-    Contender { name: OURS, title: "margay agent", kind: Kind::Margay { options: &[], manifests: &[] } },
+    Contender {
+        name: OURS,
+        title: "margay agent, nothing else: no policy is about any pod",
+        kind: Kind::Margay { options: &[], burden: Burden::Nothing },
+    },
+    Contender {
+        name: POLICY,
+        title: "the same with default deny, and rules that allow the load at both ends",
+        kind: Kind::Margay { options: &[], burden: Burden::Policy },
+    },
+    Contender {
+        name: POLICIES,
+        title: "the same with 10,000 more policies about the same pods",
+        kind: Kind::Margay { options: &[], burden: Burden::Policies },
+    },
+    Contender {
+        name: FULL,
+        title: "the same, and 1,000 nodes with 50,000 pods, each with a route or an identity",
+        kind: Kind::Margay { options: &[], burden: Burden::Full },
+    },
     Contender {
         name: "margay-device",
         title: "margay agent --encap device: the kernel's vxlan device writes and takes off headers",
-        kind: Kind::Margay { options: &["--encap", "device"], manifests: &[] },
+        kind: Kind::Margay { options: &["--encap", "device"], burden: Burden::Nothing },
     },
 ];
 
@@ -93,7 +121,7 @@ impl Contender {
             Kind::Host => topology::host(&name),
             Kind::Bridge { rules } => topology::bridge(&name, rules),
             Kind::Routed => topology::routed(&name),
-            Kind::Margay { options, manifests } => topology::margay(&name, options, manifests),
+            Kind::Margay { options, burden } => topology::margay(&name, options, burden),
         }
     }
 }

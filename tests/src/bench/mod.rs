@@ -8,6 +8,7 @@
 //! counts as its ratio to the mean of the ceiling's slices around it; of these ratios the median counts, and the
 //! quartiles are the spread.
 
+mod burden;
 mod contender;
 mod goals;
 mod load;
@@ -34,7 +35,7 @@ use self::{
 };
 pub use self::{
     contender::{Absent, CONTENDERS, Contender},
-    goals::{GOALS, Goal, Outcome, outcomes},
+    goals::{Goal, Outcome, goals, outcomes},
     load::Load,
     machine::Machine,
     programs::ProgramCost,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    contender::{Absent, BRIDGE, CEILING, FLANNEL},
+    contender::{Absent, BRIDGE, CEILING, FLANNEL, OURS},
     load::Load,
     machine::Machine,
     programs::ProgramCost,
@@ -55,6 +55,10 @@ pub struct Row {
     pub to_bridge: Option<Spread>,
     /// The same for the bridge with Flannel's rules.
     pub to_flannel: Option<Spread>,
+    /// The same for Margay without policies.
+    pub to_margay: Option<Spread>,
+    /// The ratios to the ceiling that `to_ceiling` is the spread of, round by round.
+    pub rounds: Vec<f64>,
 }
 
 // === impl Report ===
@@ -63,6 +67,12 @@ impl Report {
     /// The row of a contender, if it took part.
     pub fn row(&self, load: Load, scope: Scope, contender: &str) -> Option<&Row> {
         self.rows.iter().find(|r| (r.load, r.scope, r.contender) == (load, scope, contender))
+    }
+
+    /// How many times as fast one contender was as another, each round by itself. `None` where one of them took no part.
+    pub fn times(&self, load: Load, scope: Scope, contender: &str, rival: &str) -> Option<Spread> {
+        let rounds = |name| Some(&self.row(load, scope, name)?.rounds);
+        Spread::of(&pairwise(rounds(contender)?, rounds(rival)?))
     }
 }
 
@@ -94,6 +104,8 @@ pub(super) fn rows(load: Load, lanes: &[(&'static str, Scope)], series: &Series)
         to_ceiling: one,
         to_bridge: None,
         to_flannel: None,
+        to_margay: None,
+        rounds: vec![],
     });
     let of_lane = |(index, (contender, scope)): (usize, &(&'static str, Scope))| {
         let to = |rival| {
@@ -108,6 +120,8 @@ pub(super) fn rows(load: Load, lanes: &[(&'static str, Scope)], series: &Series)
             to_ceiling: Spread::of(&ratios[index])?,
             to_bridge: to(BRIDGE),
             to_flannel: to(FLANNEL),
+            to_margay: to(OURS),
+            rounds: ratios[index].clone(),
         })
     };
     of_ceiling.into_iter().chain(lanes.iter().enumerate().filter_map(of_lane)).collect()

@@ -19,7 +19,7 @@ const TOP: f64 = 66.0;
 const BETWEEN: f64 = 70.0;
 const BOTTOM: f64 = 40.0;
 /// One for each contender but the ceiling, in the order of the table of contenders; then again from the first.
-const COLOURS: [&str; 6] = ["#9aa5b1", "#6f7c8a", "#d9b26f", "#1f7a5c", "#7fbf9f", "#3b5b92"];
+const COLOURS: [&str; 8] = ["#9aa5b1", "#6f7c8a", "#d9b26f", "#1f7a5c", "#2f9e78", "#5fb893", "#8fd0b2", "#3b5b92"];
 
 /// Draws it.
 pub fn draw(report: &Report) -> String {
@@ -111,6 +111,8 @@ mod tests {
             to_ceiling,
             to_bridge: None,
             to_flannel: None,
+            to_margay: None,
+            rounds: vec![],
         }
     }
 

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::{
+    contender::OURS,
     goals::{Against, Outcome},
     load::Load,
     machine::Machine,
@@ -32,16 +33,22 @@ pub fn render(report: &Report) -> String {
 
 /// What was found of the goals.
 pub fn goals(outcomes: &[Outcome]) -> String {
-    let mut table = Table::new(&["goal, across nodes", "at least", "found", ""]);
+    let mut table = Table::new(&["", "contender", "goal", "at least", "found", ""]);
+    let mut before = None;
     for outcome in outcomes {
-        let against = match outcome.goal.against {
-            Against::Ceiling => "of the ceiling",
-            Against::Flannel => "times Flannel's way",
+        let goal = outcome.goal;
+        let title = if before == Some(goal.scope) { "" } else { goal.scope.title() };
+        before = Some(goal.scope);
+        let against = match goal.against {
+            Against::Ceiling => "of the ceiling".to_owned(),
+            Against::Contender(name) => format!("times {name}"),
         };
         table.row([
-            format!("{}, {against}", outcome.goal.load.title()),
-            format!("{:.2}", outcome.goal.at_least),
-            outcome.found.map_or("-".to_owned(), |found| format!("{found:.2}")),
+            title.to_owned(),
+            goal.contender.to_owned(),
+            format!("{}, {against}", goal.load.title()),
+            format!("{:.2}", goal.at_least),
+            outcome.found.map_or("-".to_owned(), |found| format!("{found:.3}")),
             verdict(outcome).to_owned(),
         ]);
     }
@@ -69,7 +76,9 @@ fn machine(machine: &Machine, rounds: usize, slice_ms: u64) -> String {
 
 fn loads(load: Load, rows: &[&Row]) -> String {
     let (unit, divisor) = load.unit();
-    let mut table = Table::new(&["", "contender", unit, "of the ceiling", "times bridge", "times flannel"]);
+    let headings = ["", "contender", unit, "of the ceiling", "times bridge", "times flannel", "times margay"];
+    let mut table = Table::new(&headings);
+    let times = |spread: Option<Spread>| spread.map_or(String::new(), |to| format!("{:.2}", to.median));
     for scope in Scope::ALL {
         let mut title = scope.title();
         for row in rows.iter().filter(|r| r.scope == scope) {
@@ -79,8 +88,9 @@ fn loads(load: Load, rows: &[&Row]) -> String {
                 row.contender.to_owned(),
                 if rate < 1000.0 { format!("{rate:.1}") } else { grouped(rate) },
                 ratio(&row.to_ceiling),
-                row.to_bridge.map_or(String::new(), |to| format!("{:.2}", to.median)),
-                row.to_flannel.map_or(String::new(), |to| format!("{:.2}", to.median)),
+                times(row.to_bridge),
+                times(row.to_flannel),
+                times(row.to_margay.filter(|_| row.contender.starts_with(OURS))),
             ]);
         }
     }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use super::{report::Scope, seat::Seat, topology::Pair};
 
 /// Servers listen on this port.
-const PORT: u16 = 5201;
+pub(super) const PORT: u16 = 5201;
 /// What a slice runs and does not count first, so that caches, neighbours and congestion windows are warm.
 const LEAD: Duration = Duration::from_millis(10);
 /// How long a slice may take beyond its time.

@@ -1,16 +1,34 @@
-//! Margay itself, as an agent with the given options and manifests makes it.
+//! Margay itself, as an agent with the given options and burden makes it.
+
+use std::fs;
 
 use anyhow::{Context, Result};
+use margay_loader::datapath::pins::PinDir;
+use margay_maps::user::Maps;
 
 use super::{NODES, Topology, with_pods};
-use crate::{agent::find_binary, builder::READY};
+use crate::{agent::find_binary, bench::burden::Burden, netlink::Netlink, synthetic, wiring::DEVICE};
 
-/// Builds it. `options`: of `margay agent`. `manifests`: further files, each with its name and text.
-pub fn margay(name: &str, options: &[&str], manifests: &[(&str, &str)]) -> Result<Topology> {
-    let builder = manifests.iter().fold(with_pods(name), |builder, (file, text)| builder.file(file, text));
-    let lab = builder.without_agents().start()?;
+/// Builds it. `options`: of `margay agent`.
+pub fn margay(name: &str, options: &[&str], burden: Burden) -> Result<Topology> {
+    let lab = with_pods(name).without_agents().start()?;
+    // Beside the lab's own manifests: the lab would give every pod there is a namespace.
+    let directory = lab.dir().burden();
+    fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
+    burden.write(&directory)?;
+    let directory = directory.to_string_lossy().into_owned();
+    let options = [options, &["--manifests", &directory, "--resync", burden.resync()]].concat();
     let binary = find_binary()?;
-    NODES.iter().try_for_each(|node| lab.start_agent_with(node, &binary, options))?;
-    lab.wait_ready(READY).context("waiting for the agents")?;
+    for node in NODES {
+        if burden.has_nodes() {
+            Netlink::open(&lab.node(node)?.namespace)?.add_route(synthetic::UNDERLAY, None, DEVICE)?;
+        }
+        lab.start_agent_with(node, &binary, &options)?;
+    }
+    lab.wait_ready(burden.patience()).context("waiting for the agents")?;
+    for node in NODES {
+        let maps = Maps::open(PinDir::of(&lab.dir().bpf_of(node)).dir())?;
+        burden.check(&maps).with_context(|| format!("looking at the maps of node {node}"))?;
+    }
     Topology::of_pods(lab)
 }

@@ -72,9 +72,13 @@ fn two_nodes(name: &str) -> LabBuilder {
     Lab::builder(name).node(NODES[0]).node(NODES[1])
 }
 
-/// Two nodes and three pods, wired as the lab wires pods: a /32 each, and a gateway that is nobody.
+/// Two nodes and three pods, wired as the lab wires pods: a /32 each, and a gateway that is nobody. Labels say who asks and
+/// who answers.
 fn with_pods(name: &str) -> LabBuilder {
-    two_nodes(name).pod(CLIENT).on(NODES[0]).pod(LOCAL).on(NODES[0]).pod(REMOTE).on(NODES[1])
+    let [client, server] = [["role", "client"], ["role", "server"]];
+    let builder = two_nodes(name).pod(CLIENT).label(client[0], client[1]).on(NODES[0]);
+    let builder = builder.pod(LOCAL).label(server[0], server[1]).on(NODES[0]);
+    builder.pod(REMOTE).label(server[0], server[1]).on(NODES[1])
 }
 
 /// The address of a node's block that is `offset` above the first.
