@@ -1,9 +1,12 @@
 //! How a hook ends: one outcome or one reason, counted once, turned into the kernel's verdict.
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use margay_maps::{Counter, DropReason, Hook, Outcome, counters::traffic_slot};
 
-use crate::lookup::{DROPS, TRAFFIC};
+use crate::{
+    events,
+    lookup::{DROPS, TRAFFIC},
+};
 
 /// What a program decided, other than to drop.
 #[derive(Clone, Copy)]
@@ -30,7 +33,7 @@ impl Verdict {
 
 /// Counts the result and turns it into the kernel's verdict. `bytes`: the packet's length when it came.
 #[inline(always)]
-pub fn finish(hook: Hook, bytes: u32, result: Result<Verdict, DropReason>) -> i32 {
+pub fn finish(skb: *mut __sk_buff, hook: Hook, bytes: u32, result: Result<Verdict, DropReason>) -> i32 {
     match result {
         Ok(Verdict { outcome, action }) => {
             add(TRAFFIC.get_ptr_mut(traffic_slot(hook, outcome)), bytes);
@@ -39,6 +42,7 @@ pub fn finish(hook: Hook, bytes: u32, result: Result<Verdict, DropReason>) -> i3
         Err(reason) => {
             add(TRAFFIC.get_ptr_mut(traffic_slot(hook, Outcome::Dropped)), bytes);
             add(DROPS.get_ptr_mut(reason as u32), bytes);
+            events::dropped(skb, hook, reason, bytes);
             TC_ACT_SHOT
         }
     }

@@ -16,6 +16,7 @@ use margay_maps::{
 };
 
 use crate::{
+    events,
     ipv4::is_forwardable,
     judge::{Opening, judge},
     lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_node, is_own, route},
@@ -230,11 +231,13 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
     let mut judged = false;
     let mut via_stack = false;
     let mut others = false;
+    let mut is_new = true;
     if let Some(flow) = allowed {
         others = flow.opener != tuple.half;
         via_stack = flow.via_stack == VIA_STACK;
         if !tuple.has(Tuple::OPENS) || (!others && !is_closed(flow)) {
             judged = keep(new, flow);
+            is_new = false;
         }
     }
     let half = half_mut(new, tuple.half);
@@ -253,7 +256,11 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
     if !judged {
         judge_flow();
     }
-    store(tuple, new, others)
+    let stored = store(tuple, new, others)?;
+    if is_new && !tuple.has(Tuple::STATELESS) {
+        events::opened();
+    }
+    Ok(stored)
 }
 
 /// Finds the way of the packet in [`TUPLE`], for its half of the flow in [`SCRATCH`]. A function of its own, as [`open_flow`] is.
@@ -384,7 +391,7 @@ fn to_host(tuple: &Tuple, arrival: Arrival) -> Result<(), Refusal> {
 
 /// Sender and receiver of a half.
 #[inline(always)]
-fn ends(tuple: &Tuple, half: u32) -> (&Addr, &Addr) {
+pub(crate) fn ends(tuple: &Tuple, half: u32) -> (&Addr, &Addr) {
     if half == 0 { (&tuple.key.low, &tuple.key.high) } else { (&tuple.key.high, &tuple.key.low) }
 }
 

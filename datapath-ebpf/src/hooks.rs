@@ -36,7 +36,7 @@ const TUNNEL_TTL: u8 = 64;
 pub fn from_workload(ctx: TcContext) -> i32 {
     let mut packet = Packet::new(ctx);
     let bytes = packet.bytes();
-    finish(Hook::FromWorkload, bytes, try_from_workload(&mut packet))
+    finish(packet.skb(), Hook::FromWorkload, bytes, try_from_workload(&mut packet))
 }
 
 #[inline(always)]
@@ -117,7 +117,7 @@ fn configured() -> Option<&'static Config> {
 pub fn to_workload(ctx: TcContext) -> i32 {
     let mut packet = Packet::new(ctx);
     let bytes = packet.bytes();
-    finish(Hook::ToWorkload, bytes, try_to_workload(&mut packet))
+    finish(packet.skb(), Hook::ToWorkload, bytes, try_to_workload(&mut packet))
 }
 
 /// Nothing that the host's stack forwards is let through here unjudged: it may come from anywhere.
@@ -154,7 +154,7 @@ fn follow_from_stack(packet: &mut Packet, ip: &Ipv4, arrival: Arrival) -> Result
 pub fn from_overlay(ctx: TcContext) -> i32 {
     let mut packet = Packet::new(ctx);
     let bytes = packet.bytes();
-    finish(Hook::FromOverlay, bytes, try_from_overlay(&mut packet))
+    finish(packet.skb(), Hook::FromOverlay, bytes, try_from_overlay(&mut packet))
 }
 
 #[inline(always)]
@@ -199,7 +199,7 @@ fn believe(sender: &Addr) -> Result<(), DropReason> {
 pub fn to_overlay(ctx: TcContext) -> i32 {
     let mut packet = Packet::new(ctx);
     let bytes = packet.bytes();
-    finish(Hook::ToOverlay, bytes, try_to_overlay(&mut packet))
+    finish(packet.skb(), Hook::ToOverlay, bytes, try_to_overlay(&mut packet))
 }
 
 #[inline(always)]
@@ -242,7 +242,7 @@ fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let mut packet = Packet::new(ctx);
     let bytes = packet.bytes();
-    finish(Hook::FromUplink, bytes, try_from_uplink(&mut packet))
+    finish(packet.skb(), Hook::FromUplink, bytes, try_from_uplink(&mut packet))
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@
 pub mod arp;
 pub mod count;
 pub mod encap;
+pub mod events;
 pub mod flow;
 pub mod hooks;
 pub mod ipv4;

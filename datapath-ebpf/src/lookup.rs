@@ -1,17 +1,17 @@
 //! The maps, and the questions that are asked of them. What each costs stands in docs/ARCHITECTURE.md.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     macros::btf_map,
 };
 use margay_maps::{
-    Addr, Clock, Config, Counter, Endpoint, EndpointKind, Enforcement, Flow, FlowKey, FlowVerdict, Fragment,
-    FragmentKey, Id, Node, Route, Rule, RuleKey, TRAFFIC_SLOTS,
+    Addr, Clock, Config, Counter, Endpoint, EndpointKind, Enforcement, Event, EventCounts, Flow, FlowKey, FlowVerdict,
+    Fragment, FragmentKey, Id, Node, Readers, Route, Rule, RuleKey, TRAFFIC_SLOTS,
     config::CONFIG_SLOTS,
     drops::DROP_SLOTS,
     layout::{
-        MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS, MAX_IDENTITIES, MAX_NETWORKS, MAX_NODES, MAX_ROUTES, MAX_RULES,
-        MAX_SLOTS,
+        EVENT_BYTES, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS, MAX_IDENTITIES, MAX_NETWORKS, MAX_NODES, MAX_ROUTES,
+        MAX_RULES, MAX_SLOTS,
     },
 };
 
@@ -90,6 +90,18 @@ pub(crate) static TRAFFIC: PerCpuArray<Counter, { TRAFFIC_SLOTS as usize }> = Pe
 #[btf_map(name = "drops")]
 pub(crate) static DROPS: PerCpuArray<Counter, { DROP_SLOTS as usize }> = PerCpuArray::new();
 
+/// See [`margay_maps::layout::EVENTS`].
+#[btf_map(name = "events")]
+pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
+
+/// See [`margay_maps::layout::READERS`].
+#[btf_map(name = "readers")]
+static READERS: Array<Readers, 1> = Array::new();
+
+/// See [`margay_maps::layout::EVENT_COUNTS`].
+#[btf_map(name = "event_counts")]
+pub(crate) static EVENT_COUNTS: PerCpuArray<EventCounts, 1> = PerCpuArray::new();
+
 /// Who on this node has the address.
 #[inline(always)]
 pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
@@ -133,6 +145,12 @@ pub fn enforcement(slot: u32) -> Option<&'static Enforcement> {
 #[inline(always)]
 pub fn clock() -> u32 {
     CLOCK.get(0).map_or(0, |clock| clock.seconds)
+}
+
+/// Until when somebody reads events, in nanoseconds since boot; 0: nobody does.
+#[inline(always)]
+pub fn read_until() -> u64 {
+    READERS.get(0).map_or(0, |readers| readers.until_ns)
 }
 
 /// Whether this flow is known and may pass.

@@ -14,6 +14,7 @@ pub mod cni;
 pub mod controller;
 pub mod crd;
 pub mod datapath;
+pub mod events;
 pub mod flows;
 pub mod health;
 pub mod host;

@@ -9,6 +9,7 @@ use crate::{
     counters::{Counter, Hook, Outcome, TRAFFIC_SLOTS},
     drops::DROP_SLOTS,
     endpoint::{Endpoint, EndpointKind},
+    event::{Event, EventCounts, EventKind, Readers},
     flow::{Clock, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Half, Way},
     node::Node,
     policy::{Enforcement, Id, Rule, RuleKey},
@@ -28,6 +29,8 @@ pub enum MapKind {
     PerCpuArray,
     /// `BPF_MAP_TYPE_LRU_HASH`.
     LruHash,
+    /// `BPF_MAP_TYPE_RINGBUF`: records, one after the other. It has no keys; `max_entries` is in bytes.
+    RingBuf,
 }
 
 /// What both sides agree on for one map.
@@ -68,6 +71,8 @@ pub const MAX_RULES: u32 = 262_144;
 pub const MAX_FLOWS: u32 = 262_144;
 /// How many packets can be in fragments at once.
 pub const MAX_FRAGMENTS: u32 = 8_192;
+/// How many bytes of events, a power of two: 10,000 events that nobody has read yet.
+pub const EVENT_BYTES: u32 = 1 << 20;
 
 /// Address to pod or host, on this node. Key [`Addr`], value [`Endpoint`].
 pub const ENDPOINTS: MapSpec = MapSpec {
@@ -212,8 +217,41 @@ pub const CLOCK: MapSpec = MapSpec {
     purpose: "seconds since boot, set by the agent",
 };
 
+/// What happens, for whoever reads: records of [`Event`].
+pub const EVENTS: MapSpec = MapSpec {
+    name: "events",
+    kind: MapKind::RingBuf,
+    key_size: 0,
+    value_size: 0,
+    max_entries: EVENT_BYTES,
+    fields: &[Event::FIELDS, EventKind::FIELDS, FlowVerdict::FIELDS, Way::FIELDS, Addr::FIELDS, Id::FIELDS],
+    purpose: "drops and new flows as they happen, while somebody reads",
+};
+
+/// Whether anybody reads. Key index 0, value [`Readers`].
+pub const READERS: MapSpec = MapSpec {
+    name: "readers",
+    kind: MapKind::Array,
+    key_size: 4,
+    value_size: size_of::<Readers>() as u32,
+    max_entries: 1,
+    fields: &[Readers::FIELDS],
+    purpose: "until when somebody reads events",
+};
+
+/// Events told of and lost. Key index 0, value [`EventCounts`].
+pub const EVENT_COUNTS: MapSpec = MapSpec {
+    name: "event_counts",
+    kind: MapKind::PerCpuArray,
+    key_size: 4,
+    value_size: size_of::<EventCounts>() as u32,
+    max_entries: 1,
+    fields: &[EventCounts::FIELDS],
+    purpose: "how many events were lost",
+};
+
 /// Every map, in the order in which they are documented and listed.
-pub const MAPS: [MapSpec; 13] = [
+pub const MAPS: [MapSpec; 16] = [
     ENDPOINTS,
     ROUTES,
     NODES,
@@ -227,6 +265,9 @@ pub const MAPS: [MapSpec; 13] = [
     CLOCK,
     TRAFFIC,
     DROPS,
+    EVENTS,
+    READERS,
+    EVENT_COUNTS,
 ];
 
 /// The hash of everything in [`MAPS`]: FNV-1a, 32 bits (a directory's name, not a secret).

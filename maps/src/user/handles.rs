@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use super::sys;
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     counters::{Counter, Hook, Outcome, traffic_slot},
     drops::DropReason,
     endpoint::Endpoint,
+    event::{EventCounts, Readers},
     flow::{Clock, Flow, FlowKey, Fragment, FragmentKey},
     layout::{self, MapKind, MapSpec},
     node::Node,
@@ -85,6 +86,7 @@ const fn kernel_type(kind: MapKind) -> u32 {
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
+        MapKind::RingBuf => 27,
     }
 }
 
@@ -265,35 +267,47 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
     }
 }
 
-/// A per-CPU array of counters.
+/// A per-CPU array of `V`, whose size is a multiple of 8.
 #[derive(Debug)]
-pub struct PerCpuHandle {
+pub struct PerCpuHandle<V> {
     fd: OwnedFd,
     spec: &'static MapSpec,
     cpus: usize,
+    _type: PhantomData<V>,
 }
 
 // === impl PerCpuHandle ===
 
-impl PerCpuHandle {
+impl<V: Plain + FromBytes> PerCpuHandle<V> {
     fn new(fd: OwnedFd, spec: &'static MapSpec) -> Result<Self, HandleError> {
-        assert_eq!(size_of::<Counter>(), spec.value_size as usize);
+        assert_eq!(size_of::<V>(), spec.value_size as usize);
+        // The kernel rounds each CPU's value up to 8 bytes.
+        const { assert!(size_of::<V>().is_multiple_of(8)) };
         check(&fd, spec)?;
         let cpus = possible_cpus().map_err(|source| HandleError::Open { name: spec.name, source })?;
-        Ok(Self { fd, spec, cpus })
+        Ok(Self { fd, spec, cpus, _type: PhantomData })
     }
 
+    /// The values of all CPUs.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn values(&self, slot: u32) -> Result<Vec<V>, HandleError> {
+        let mut values = vec![V::new_zeroed(); self.cpus];
+        // SAFETY: the key is a u32, as `new` has compared; there is a value for every possible CPU.
+        unsafe { sys::lookup(self.fd.as_fd(), slot.as_bytes(), values.as_mut_bytes()) }
+            .map_err(|source| HandleError::Access { doing: "reading", name: self.spec.name, source })?;
+        Ok(values)
+    }
+}
+
+impl PerCpuHandle<Counter> {
     /// The sum over all CPUs.
     ///
     /// # Errors
     /// Reading failed.
     pub fn sum(&self, slot: u32) -> Result<Counter, HandleError> {
-        // Each CPU's value is rounded up to 8 bytes; a counter has 16 already.
-        let mut values = vec![Counter::default(); self.cpus];
-        // SAFETY: the key is a u32, as `new` has compared; there is a value for every possible CPU.
-        unsafe { sys::lookup(self.fd.as_fd(), slot.as_bytes(), values.as_mut_bytes()) }
-            .map_err(|source| HandleError::Access { doing: "reading", name: self.spec.name, source })?;
-        Ok(values.iter().fold(Counter::default(), |sum, Counter { packets, bytes }| Counter {
+        Ok(self.values(slot)?.iter().fold(Counter::default(), |sum, Counter { packets, bytes }| Counter {
             packets: sum.packets.wrapping_add(*packets),
             bytes: sum.bytes.wrapping_add(*bytes),
         }))
@@ -333,8 +347,11 @@ pub struct Maps {
     pub fragments: MapHandle<FragmentKey, Fragment>,
     /// See [`layout::CLOCK`].
     pub clock: MapHandle<u32, Clock>,
-    traffic: PerCpuHandle,
-    drops: PerCpuHandle,
+    /// See [`layout::READERS`].
+    pub readers: MapHandle<u32, Readers>,
+    traffic: PerCpuHandle<Counter>,
+    drops: PerCpuHandle<Counter>,
+    event_counts: PerCpuHandle<EventCounts>,
 }
 
 // === impl Maps ===
@@ -367,8 +384,10 @@ impl Maps {
             flows: MapHandle::new(fd_of(&layout::FLOWS)?, &layout::FLOWS)?,
             fragments: MapHandle::new(fd_of(&layout::FRAGMENTS)?, &layout::FRAGMENTS)?,
             clock: MapHandle::new(fd_of(&layout::CLOCK)?, &layout::CLOCK)?,
+            readers: MapHandle::new(fd_of(&layout::READERS)?, &layout::READERS)?,
             traffic: PerCpuHandle::new(fd_of(&layout::TRAFFIC)?, &layout::TRAFFIC)?,
             drops: PerCpuHandle::new(fd_of(&layout::DROPS)?, &layout::DROPS)?,
+            event_counts: PerCpuHandle::new(fd_of(&layout::EVENT_COUNTS)?, &layout::EVENT_COUNTS)?,
         })
     }
 
@@ -386,6 +405,15 @@ impl Maps {
     /// Reading failed.
     pub fn drops(&self, reason: DropReason) -> Result<Counter, HandleError> {
         self.drops.sum(reason as u32)
+    }
+
+    /// How many events were lost since boot, on all CPUs: there was no room, or there were too many at once.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn lost_events(&self) -> Result<u64, HandleError> {
+        let counts = self.event_counts.values(0)?;
+        Ok(counts.iter().fold(0, |sum, cpu| sum.wrapping_add(cpu.suppressed).wrapping_add(cpu.no_room)))
     }
 
     /// How many entries of a map are in use; `None` for arrays, which are always full.

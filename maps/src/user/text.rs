@@ -12,6 +12,7 @@ use crate::{
     counters::{Hook, Outcome},
     drops::DropReason,
     endpoint::{Endpoint, EndpointKind},
+    event::EventKind,
     flow::{FlowKey, FlowVerdict, Way},
     layout::{MapKind, MapSpec},
     node::Node,
@@ -185,7 +186,7 @@ macro_rules! by_name {
     )+};
 }
 
-by_name!(Hook, Outcome, DropReason, EndpointKind, RouteKind, MapKind, FlowVerdict, Way);
+by_name!(Hook, Outcome, DropReason, EndpointKind, RouteKind, MapKind, FlowVerdict, Way, EventKind);
 
 impl EndpointKind {
     /// The word that tables show.
@@ -219,6 +220,16 @@ impl FlowVerdict {
     }
 }
 
+impl EventKind {
+    /// The word that tables show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Flow => "flow",
+        }
+    }
+}
+
 impl Way {
     /// The word that tables show.
     pub const fn name(self) -> &'static str {
@@ -240,6 +251,7 @@ impl MapKind {
             Self::Array => "array",
             Self::PerCpuArray => "percpu_array",
             Self::LruHash => "lru_hash",
+            Self::RingBuf => "ringbuf",
         }
     }
 }

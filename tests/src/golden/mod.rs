@@ -1,10 +1,11 @@
 //! Golden packets: each program is given a packet by BPF_PROG_TEST_RUN, and must give back the right verdict, the right
-//! packet and the right counts. No interface and no traffic are needed, so this runs on any kernel.
+//! packet, the right counts and the right event. No interface and no traffic are needed, so this runs on any kernel.
 //!
 //! In: a loaded datapath, whose maps it fills with a small [`world`]. Out: one [`Outcome`](CaseResult) for each of the
 //! [`cases`]. Never: an attached program.
 
 mod cases;
+mod events;
 mod expect;
 mod packet;
 pub mod world;
@@ -15,6 +16,7 @@ use margay_loader::datapath::Datapath;
 use margay_maps::{Counter, DropReason, Hook, Outcome};
 
 pub use self::cases::cases;
+use self::events::Listener;
 
 /// A packet and what must become of it.
 pub struct Case {
@@ -60,14 +62,17 @@ const REDIRECT: i32 = 7;
 pub fn run(datapath: &mut Datapath) -> Result<Vec<CaseResult>> {
     world::fill(&datapath.maps, datapath.features()).context("filling the maps")?;
     let mut results = Vec::new();
+    let mut listener = Listener::new(datapath)?;
     for case in cases() {
-        let error = run_case(datapath, &case).err();
+        let error = run_case(datapath, &mut listener, &case).err();
         results.push(CaseResult { name: case.name, hook: case.hook, error });
     }
+    let error = listener.finish(datapath).err();
+    results.push(CaseResult { name: "a flood of drops is told of in part", hook: Hook::FromWorkload, error });
     Ok(results)
 }
 
-fn run_case(datapath: &mut Datapath, case: &Case) -> Result<()> {
+fn run_case(datapath: &mut Datapath, listener: &mut Listener, case: &Case) -> Result<()> {
     let before = counts(datapath)?;
     let mut out = vec![0_u8; case.packet.len() + 256];
     let mut options = TestRunOptions::new();
@@ -97,7 +102,7 @@ fn run_case(datapath: &mut Datapath, case: &Case) -> Result<()> {
     let counted = after.since(&before);
     let expected = Counts::of(case.hook, outcome, reason, case.packet.len());
     ensure!(counted == expected, "counted {counted:?} instead of {expected:?}");
-    Ok(())
+    listener.check(case, reason).context("what the programs told of it")
 }
 
 fn ensure_verdict(found: u32, expected: i32) -> Result<()> {
