@@ -10,13 +10,14 @@ use core::ptr::NonNull;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_RB_NO_WAKEUP},
     helpers::bpf_ktime_get_boot_ns,
+    maps::ring_buf::RingBufEntry,
     programs::TcContext,
 };
 use margay_maps::{
-    Addr, DropReason, Event, EventCounts, EventKind, Flow, FlowVerdict, Hook, Id, Way,
+    Addr, DropReason, Event, EventCounts, EventKind, FlowVerdict, Hook,
     protocol::{SCTP, TCP, UDP},
 };
-use network_types::{eth::EthHdr, ip::Ipv4Hdr};
+use network_types::eth::EthHdr;
 
 use crate::{
     encap::OVERHEAD,
@@ -26,15 +27,6 @@ use crate::{
     packet::Packet,
     tuple::{Tuple, dst_port},
 };
-
-/// Who sent what to whom.
-struct Ends {
-    src: Addr,
-    dst: Addr,
-    src_port_be: [u8; 2],
-    dst_port_be: [u8; 2],
-    protocol: u8,
-}
 
 /// A packet was dropped. Inlined: while nobody reads, this is one comparison.
 #[inline(always)]
@@ -62,31 +54,20 @@ pub extern "C" fn tell_drop(skb: *mut __sk_buff, hook: u32, reason: u32, bytes: 
     if !is_in_budget(now, |counts| (&mut counts.drops, EventCounts::MAX_DROPS)) {
         return 0;
     }
+    let Some(mut entry) = reserve() else { return 0 };
+    let event = begin(&mut entry, now, EventKind::Drop);
     let packet = Packet::new(TcContext::new(skb));
+    event.reason = reason;
+    event.hook = hook;
+    event.ifindex = packet.ifindex();
+    event.bytes = bytes;
     // What policies deny has just been found in the flow table, or sought there: its tuple is this packet's.
-    let verdict = match reason {
-        EGRESS => FlowVerdict::EgressDenied,
-        INGRESS => FlowVerdict::IngressDenied,
-        _ => FlowVerdict::Unknown,
-    };
-    let (ends, origins) =
-        if verdict == FlowVerdict::Unknown { (read_ends(&packet, hook, reason), [Id::NONE; 2]) } else { of_tuple() };
-    let Some(mut event) = reserve() else { return 0 };
-    let to = event.as_mut_ptr();
-    // SAFETY: the ring buffer has given this memory to us alone, aligned for an `Event`; `write_common` writes all that is not
-    // written here.
-    unsafe {
-        write_common(to, now, &ends, origins);
-        (&raw mut (*to).kind).write(EventKind::Drop);
-        (&raw mut (*to).reason).write(reason);
-        (&raw mut (*to).hook).write(hook);
-        (&raw mut (*to).ifindex).write(packet.ifindex());
-        (&raw mut (*to).bytes).write(bytes);
-        (&raw mut (*to).verdict).write(verdict);
-        (&raw mut (*to).way).write(Way::Unknown);
-        (&raw mut (*to).ifindex_out).write(0);
+    match reason {
+        EGRESS => denied(event, FlowVerdict::EgressDenied),
+        INGRESS => denied(event, FlowVerdict::IngressDenied),
+        _ => read_ends(event, &packet),
     }
-    event.submit(BPF_RB_NO_WAKEUP as u64);
+    entry.submit(BPF_RB_NO_WAKEUP as u64);
     1
 }
 
@@ -100,22 +81,16 @@ pub extern "C" fn tell_flow() -> u32 {
     if !is_in_budget(now, |counts| (&mut counts.flows, EventCounts::MAX_FLOWS)) {
         return 0;
     }
-    let Some(mut event) = reserve() else { return 0 };
-    let to = event.as_mut_ptr();
+    let Some(mut entry) = reserve() else { return 0 };
+    let event = begin(&mut entry, now, EventKind::Flow);
     let half = if flow.opener == 0 { &flow.halves[0] } else { &flow.halves[1] };
-    // SAFETY: as in `tell_drop`.
-    unsafe {
-        write_common(to, now, &ends_of(tuple), flow.origins);
-        (&raw mut (*to).kind).write(EventKind::Flow);
-        (&raw mut (*to).reason).write(0);
-        (&raw mut (*to).hook).write(0);
-        (&raw mut (*to).ifindex).write(half.ifindex_in);
-        (&raw mut (*to).bytes).write(0);
-        (&raw mut (*to).verdict).write(flow.verdict);
-        (&raw mut (*to).way).write(half.way);
-        (&raw mut (*to).ifindex_out).write(half.ifindex);
-    }
-    event.submit(BPF_RB_NO_WAKEUP as u64);
+    event.ifindex = half.ifindex_in;
+    event.verdict = flow.verdict;
+    event.way = half.way;
+    event.ifindex_out = half.ifindex;
+    event.origins = flow.origins;
+    write_ends(event, tuple);
+    entry.submit(BPF_RB_NO_WAKEUP as u64);
     1
 }
 
@@ -150,7 +125,7 @@ fn is_in_budget(now: u64, of_kind: impl Fn(&mut EventCounts) -> (&mut u32, u32))
 
 /// Room for one event. Without it is lost.
 #[inline(always)]
-fn reserve() -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<Event>> {
+fn reserve() -> Option<RingBufEntry<Event>> {
     let event = EVENTS.reserve(0);
     if event.is_none()
         && let Some(counts) = EVENT_COUNTS.get_ptr_mut(0)
@@ -161,113 +136,122 @@ fn reserve() -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<Event>> {
     event
 }
 
-/// What both kinds of events have.
-///
-/// # Safety
-/// `to` must be valid for writing an `Event`.
+/// An event that says nothing yet but when and what.
 #[inline(always)]
-unsafe fn write_common(to: *mut Event, now: u64, ends: &Ends, origins: [Id; 2]) {
-    // SAFETY: the caller's.
-    unsafe {
-        (&raw mut (*to).time_ns).write(now);
-        (&raw mut (*to).src).write(ends.src);
-        (&raw mut (*to).dst).write(ends.dst);
-        (&raw mut (*to).src_port_be).write(ends.src_port_be);
-        (&raw mut (*to).dst_port_be).write(ends.dst_port_be);
-        (&raw mut (*to).protocol).write(ends.protocol);
-        (&raw mut (*to).pad).write([0; 3]);
-        (&raw mut (*to).origins).write(origins);
+fn begin(entry: &mut RingBufEntry<Event>, now: u64, kind: EventKind) -> &mut Event {
+    const WORDS: usize = size_of::<Event>() / 8;
+    let event = entry.as_mut_ptr();
+    let words: *mut u64 = event.cast();
+    for i in 0..WORDS {
+        // SAFETY: within the record, which is aligned for an `Event`, whose size is a multiple of a word's.
+        unsafe { words.add(i).write_volatile(0) };
     }
+    // SAFETY: as above; zero is valid for each field but the kind.
+    let event = unsafe {
+        (&raw mut (*event).kind).write(kind);
+        &mut *event
+    };
+    event.time_ns = now;
+    event
 }
 
-/// The ends of the packet in [`TUPLE`], and the rules that its flow remembers.
+/// What policies deny: the ends of the packet in [`TUPLE`], and the rules that its flow remembers.
 #[inline(always)]
-fn of_tuple() -> (Ends, [Id; 2]) {
-    let Some(tuple) = TUPLE.get_ptr(0) else { return (NOBODY, [Id::NONE; 2]) };
+fn denied(event: &mut Event, verdict: FlowVerdict) {
+    event.verdict = verdict;
+    let Some(tuple) = TUPLE.get_ptr(0) else { return };
     // SAFETY: as in `tell_flow`.
     let tuple = unsafe { &*tuple };
+    write_ends(event, tuple);
     // SAFETY: ids are read as they are; between those of an old and a new verdict, either is right.
-    let known: Option<&Flow> = unsafe { FLOWS.get(&tuple.key) };
-    (ends_of(tuple), known.map_or([Id::NONE; 2], |flow| flow.origins))
-}
-
-#[inline(always)]
-fn ends_of(tuple: &Tuple) -> Ends {
-    let (src, dst) = ends(tuple, tuple.half);
-    Ends {
-        src: *src,
-        dst: *dst,
-        src_port_be: dst_port(&tuple.key, tuple.half ^ 1),
-        dst_port_be: dst_port(&tuple.key, tuple.half),
-        protocol: tuple.key.protocol,
+    if let Some(flow) = unsafe { FLOWS.get(&tuple.key) } {
+        event.origins = flow.origins;
     }
 }
 
-/// No end is known.
-const NOBODY: Ends =
-    Ends { src: Addr::UNSPECIFIED, dst: Addr::UNSPECIFIED, src_port_be: [0; 2], dst_port_be: [0; 2], protocol: 0 };
-
-/// The ends as they stand in the packet, as far as it has any.
 #[inline(always)]
-fn read_ends(packet: &Packet, hook: u32, reason: u32) -> Ends {
+fn write_ends(event: &mut Event, tuple: &Tuple) {
+    let (src, dst) = ends(tuple, tuple.half);
+    event.src = *src;
+    event.dst = *dst;
+    event.src_port_be = dst_port(&tuple.key, tuple.half ^ 1);
+    event.dst_port_be = dst_port(&tuple.key, tuple.half);
+    event.protocol = tuple.key.protocol;
+}
+
+/// The ends as they stand in the packet, as far as it has any: straight into the event, which `packet.copy` leaves zero where the
+/// packet ends before.
+#[inline(always)]
+fn read_ends(event: &mut Event, packet: &Packet) {
     const FROM_UPLINK: u32 = Hook::FromUplink as u32;
     const UNKNOWN_NODE: u32 = DropReason::UnknownNode as u32;
-    let mut eth = 0;
     // What an uplink's program drops is an overlay packet, and for the packet inside, unless for its sender.
-    if hook == FROM_UPLINK && reason != UNKNOWN_NODE && ether_type(packet, OVERHEAD as usize) == ETHER_IPV4 {
-        eth = OVERHEAD as usize;
+    if event.hook == FROM_UPLINK && event.reason != UNKNOWN_NODE {
+        const INNER: usize = OVERHEAD as usize;
+        if be16_at(packet, INNER + ETHER_TYPE) == ETHER_IPV4 {
+            return read_ipv4(event, packet, INNER + EthHdr::LEN);
+        }
     }
-    match ether_type(packet, eth) {
-        ETHER_IPV4 => ipv4_ends(packet, eth + EthHdr::LEN),
-        ETHER_IPV6 => ipv6_ends(packet, eth + EthHdr::LEN),
-        ETHER_ARP => arp_ends(packet, eth + EthHdr::LEN),
-        _ => NOBODY,
+    match be16_at(packet, ETHER_TYPE) {
+        ETHER_IPV4 => read_ipv4(event, packet, EthHdr::LEN),
+        ETHER_IPV6 => read_ipv6(event, packet),
+        ETHER_ARP => read_arp(event, packet),
+        _ => {}
     }
 }
 
-/// In network byte order; 0 where the packet ends before.
+/// Where the type of what it carries stands in a frame.
+const ETHER_TYPE: usize = EthHdr::LEN - 2;
+
+/// Two bytes as they stand in the packet; 0 where it ends before.
 #[inline(always)]
-fn ether_type(packet: &Packet, eth: usize) -> u16 {
-    u16::from_ne_bytes(load(packet, eth + EthHdr::LEN - 2).unwrap_or_default())
+fn be16_at(packet: &Packet, offset: usize) -> u16 {
+    let mut bytes = [0; 2];
+    packet.copy(offset, &mut bytes);
+    u16::from_ne_bytes(bytes)
 }
 
 #[inline(always)]
-fn load<const N: usize>(packet: &Packet, offset: usize) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    packet.copy(offset, &mut bytes).then_some(bytes)
-}
-
-#[inline(always)]
-fn ipv4_ends(packet: &Packet, ip: usize) -> Ends {
-    let (Some(first), Some(src), Some(dst)) =
-        (load::<12>(packet, ip), load::<4>(packet, ip + 12), load::<4>(packet, ip + 16))
-    else {
-        return NOBODY;
-    };
-    let protocol = first[9];
-    let mut ports = [0; 4];
-    let is_later_fragment = u16::from_be_bytes([first[6], first[7]]) & 0x1fff != 0;
-    if matches!(protocol, TCP | UDP | SCTP) && !is_later_fragment {
-        let header_len = ((first[0] & 0x0f) as usize * 4).max(Ipv4Hdr::LEN);
-        ports = load(packet, ip + header_len).unwrap_or_default();
+fn read_ipv4(event: &mut Event, packet: &Packet, ip: usize) {
+    read_v4(&mut event.src, packet, ip + 12);
+    read_v4(&mut event.dst, packet, ip + 16);
+    let mut protocol = [0; 1];
+    packet.copy(ip + 9, &mut protocol);
+    event.protocol = protocol[0];
+    let is_later_fragment = u16::from_be(be16_at(packet, ip + 6)) & 0x1fff != 0;
+    if is_later_fragment || !matches!(protocol[0], TCP | UDP | SCTP) {
+        return;
     }
-    let [a, b, c, d] = ports;
-    Ends { src: Addr::from_v4(src), dst: Addr::from_v4(dst), src_port_be: [a, b], dst_port_be: [c, d], protocol }
+    let mut first = [0; 1];
+    packet.copy(ip, &mut first);
+    let ports = ip + (first[0] & 0x0f) as usize * 4;
+    packet.copy(ports, &mut event.src_port_be);
+    packet.copy(ports + 2, &mut event.dst_port_be);
+}
+
+/// Unspecified where the packet ends before.
+#[inline(always)]
+fn read_v4(to: &mut Addr, packet: &Packet, offset: usize) {
+    let mut v4 = [0; 4];
+    if packet.copy(offset, &mut v4) {
+        *to = Addr::from_v4(v4);
+    }
 }
 
 #[inline(always)]
-fn ipv6_ends(packet: &Packet, ip: usize) -> Ends {
-    let (Some([protocol]), Some(src), Some(dst)) =
-        (load::<1>(packet, ip + 6), load::<16>(packet, ip + 8), load::<16>(packet, ip + 24))
-    else {
-        return NOBODY;
-    };
-    Ends { src: Addr { bytes: src }, dst: Addr { bytes: dst }, protocol, ..NOBODY }
+fn read_ipv6(event: &mut Event, packet: &Packet) {
+    const IP: usize = EthHdr::LEN;
+    packet.copy(IP + 8, &mut event.src.bytes);
+    packet.copy(IP + 24, &mut event.dst.bytes);
+    let mut next_header = [0; 1];
+    packet.copy(IP + 6, &mut next_header);
+    event.protocol = next_header[0];
 }
 
 /// The addresses that an ARP packet for IPv4 over Ethernet speaks of (RFC 826).
 #[inline(always)]
-fn arp_ends(packet: &Packet, arp: usize) -> Ends {
-    let (Some(src), Some(dst)) = (load::<4>(packet, arp + 14), load::<4>(packet, arp + 24)) else { return NOBODY };
-    Ends { src: Addr::from_v4(src), dst: Addr::from_v4(dst), ..NOBODY }
+fn read_arp(event: &mut Event, packet: &Packet) {
+    const ARP: usize = EthHdr::LEN;
+    read_v4(&mut event.src, packet, ARP + 14);
+    read_v4(&mut event.dst, packet, ARP + 24);
 }
