@@ -7,7 +7,7 @@ use network_types::{arp::ArpHdr, eth::EthHdr};
 use crate::{
     count::Verdict,
     lookup::{endpoint, is_own},
-    packet::Packet,
+    packet::{Packet, put_mac},
 };
 
 /// Ethernet (RFC 826).
@@ -45,13 +45,13 @@ pub fn from_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
     }
 
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::MalformedArp) };
-    eth.dst_addr = sha;
-    eth.src_addr = Mac::GATEWAY.bytes;
+    put_mac(&mut eth.dst_addr, &Mac { bytes: sha });
+    put_mac(&mut eth.src_addr, &Mac::GATEWAY);
     let Some(arp) = packet.at_mut::<ArpHdr>(EthHdr::LEN) else { return Err(DropReason::MalformedArp) };
     arp.oper = REPLY;
-    arp.sha = Mac::GATEWAY.bytes;
+    put_mac(&mut arp.sha, &Mac::GATEWAY);
     arp.spa = tpa;
-    arp.tha = sha;
+    put_mac(&mut arp.tha, &Mac { bytes: sha });
     arp.tpa = spa;
     // SAFETY: a plain call; out by the interface that it came in by.
     Ok(Verdict::redirect(Outcome::Answered, unsafe { bpf_redirect(ifindex, 0) }))

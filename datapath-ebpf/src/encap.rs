@@ -2,18 +2,19 @@
 
 use aya_ebpf::{
     bindings::bpf_redir_neigh,
-    helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh},
+    helpers::{bpf_redirect, bpf_redirect_neigh},
 };
 use margay_maps::{
     Config, DropReason, Features, Half, Outcome, overlay,
     protocol::{TCP, UDP},
 };
-use network_types::{eth::EthHdr, ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
+use network_types::{eth::EthHdr, ip::Ipv4Hdr, udp::UdpHdr};
 
 use crate::{
     count::Verdict,
     ipv4::{ETHER_IPV4, Ipv4},
-    packet::Packet,
+    lookup::Aligned,
+    packet::{Packet, put_mac},
 };
 
 /// All that stands before the inner IPv4 header on the wire.
@@ -27,9 +28,17 @@ pub struct Outer {
     /// UDP.
     pub udp: UdpHdr,
     /// VXLAN.
-    pub vxlan: VxlanHdr,
+    pub vxlan: Vxlan,
     /// Inner Ethernet.
     pub inner_eth: EthHdr,
+}
+
+/// VXLAN's header (RFC 7348, section 5): two words in network byte order, each of 24 bits and 8.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+pub struct Vxlan {
+    flags_be: u32,
+    vni_be: u32,
 }
 
 /// What encapsulation adds behind the outer Ethernet header.
@@ -37,8 +46,8 @@ pub const OVERHEAD: u32 = overlay::OVERHEAD_V4;
 
 const _: () = assert!(size_of::<Outer>() == EthHdr::LEN + OVERHEAD as usize);
 
-/// The flag of a VXLAN header whose network identifier counts (RFC 7348, section 5).
-pub const VXLAN_VNI_VALID: u8 = 0x08;
+/// The flag of a VXLAN header whose network identifier counts.
+const VXLAN_VNI_VALID: u32 = 0x0800_0000;
 
 /// The time to live of the outer packet; what Linux gives its own tunnels' packets as well (`IPDEFTTL`).
 const OUTER_TTL: u8 = 64;
@@ -51,6 +60,23 @@ const FIRST_PORT: u16 = 0xc000;
 
 /// "Congestion experienced" and the mask of its field (RFC 3168, section 5).
 pub const ECN_CE: u8 = 0b11;
+
+// === impl Vxlan ===
+
+impl Vxlan {
+    /// The header of a network.
+    #[inline(always)]
+    const fn new(vni: u32) -> Self {
+        Self { flags_be: VXLAN_VNI_VALID.to_be(), vni_be: (vni << 8).to_be() }
+    }
+
+    /// Whether the packet behind it is in this network.
+    #[inline(always)]
+    pub const fn is_of(self, vni: u32) -> bool {
+        let (flags, its) = (u32::from_be(self.flags_be), u32::from_be(self.vni_be));
+        flags & VXLAN_VNI_VALID != 0 && its >> 8 == vni
+    }
+}
 
 /// Whether the packet, or every segment that it will be cut into, fits into the overlay.
 #[inline(always)]
@@ -86,10 +112,21 @@ pub fn send(packet: &mut Packet, ip: &Ipv4, to: &Half, config: &Config) -> Resul
         return Ok(Verdict::redirect(Outcome::Encapsulated, unsafe { bpf_redirect(config.overlay_ifindex, 0) }));
     }
     let hash = packet.hash();
+    let id = identification(to.packets, hash);
     Ipv4::decrement_ttl(packet, EthHdr::LEN)?;
     packet.grow(OVERHEAD, config.features.has(Features::ENCAP_L2_ETH))?;
-    write(packet, ip.tos, hash, to, config)?;
+    write(packet, &outer_ip(packet, ip.tos, id, to, config), hash, to, config)?;
     Ok(Verdict::redirect(Outcome::Encapsulated, hand_over(to)))
+}
+
+/// The identification of a flow's outer packets, each of which has its own, so that a path which cuts them does not mix up the
+/// pieces of two (RFC 6864, section 4.3). One that is yet to be cut into segments takes one for each of them; flows begin at
+/// different ones.
+#[inline(always)]
+fn identification(packets: u64, hash: u32) -> u16 {
+    /// Odd, so that a flow uses all 65,536 before it uses one again.
+    const SEGMENTS: u32 = 127;
+    (packets as u32).wrapping_mul(SEGMENTS).wrapping_add(hash) as u16
 }
 
 /// Hands the packet to the neighbour that the half names. Without one the kernel looks it up, for each packet.
@@ -99,71 +136,66 @@ fn hand_over(to: &Half) -> i64 {
         // SAFETY: a plain call.
         return unsafe { bpf_redirect_neigh(to.ifindex, core::ptr::null_mut(), 0, 0) };
     }
-    // SAFETY: plain integers, for which zero is valid.
-    let mut neighbour: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    neighbour.nh_family = AF_INET;
-    neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(to.next_hop.v4());
+    // `struct bpf_redir_neigh`, in words: the compiler would clear it by a loop over bytes.
+    let mut neighbour = Aligned([AF_INET, u32::from_ne_bytes(to.next_hop.v4()), 0, 0, 0]);
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: `neighbour` is as long as the size given.
-    unsafe { bpf_redirect_neigh(to.ifindex, &raw mut neighbour, size, 0) }
+    unsafe { bpf_redirect_neigh(to.ifindex, (&raw mut neighbour).cast(), size, 0) }
 }
 
-/// Writes the header into the room that has been made for it.
+/// The outer IPv4 header of a packet that has been given room for it.
 #[inline(always)]
-fn write(packet: &mut Packet, tos: u8, hash: u32, to: &Half, config: &Config) -> Result<(), DropReason> {
-    let ip_len = (packet.bytes() - EthHdr::LEN as u32) as u16;
-    // SAFETY: a plain call. Each outer packet has an identification of its own, so that a path which cuts it does
-    // not mix up the pieces of two (RFC 6864, section 4.3).
-    let id = unsafe { bpf_get_prandom_u32() } as u16;
-    let (src, dst) = (config.node.v4(), to.node.v4());
+fn outer_ip(packet: &Packet, tos: u8, id: u16, to: &Half, config: &Config) -> Ipv4Hdr {
     let mut ip = Ipv4Hdr {
         vihl: 0x45,
         // The inner packet's ECN field goes outside (RFC 6040, section 4.1), the rest of it does not.
         tos: tos & ECN_CE,
-        tot_len: ip_len.to_be_bytes(),
+        tot_len: ((packet.bytes() - EthHdr::LEN as u32) as u16).to_be_bytes(),
         id: id.to_be_bytes(),
         frags: [0; 2],
         ttl: OUTER_TTL,
         proto: UDP,
         check: [0; 2],
-        src_addr: src,
-        dst_addr: dst,
+        src_addr: config.node.v4(),
+        dst_addr: to.node.v4(),
     };
-    ip.check = checksum(&ip).to_be_bytes();
-    let port = FIRST_PORT | (hash ^ (hash >> 16)) as u16;
-    let vni = config.vni.to_be_bytes();
+    ip.check = checksum(&ip);
+    ip
+}
 
+/// Writes the whole header into the room that has been made for it.
+#[inline(always)]
+fn write(packet: &mut Packet, ip: &Ipv4Hdr, hash: u32, to: &Half, config: &Config) -> Result<(), DropReason> {
+    let port = FIRST_PORT | (hash ^ (hash >> 16)) as u16;
+    let udp_len = u16::from_be_bytes(ip.tot_len).wrapping_sub(Ipv4Hdr::LEN as u16);
     let Some(outer) = packet.at_mut::<Outer>(0) else { return Err(DropReason::RewriteFailed) };
     // The neighbour's and the device's MAC are filled in by the kernel.
     outer.eth.ether_type = ETHER_IPV4;
-    outer.ip = ip;
+    outer.ip = *ip;
     outer.udp = UdpHdr {
         src: port.to_be_bytes(),
         dst: config.port_be,
-        len: (ip_len.wrapping_sub(Ipv4Hdr::LEN as u16)).to_be_bytes(),
+        len: udp_len.to_be_bytes(),
         // None: allowed over IPv4 (RFC 768), and what RFC 7348 asks for.
         check: [0; 2],
     };
-    outer.vxlan = VxlanHdr::with_flags(VXLAN_VNI_VALID, [vni[1], vni[2], vni[3]]);
-    outer.inner_eth = EthHdr { dst_addr: to.mac.bytes, src_addr: config.mac.bytes, ether_type: ETHER_IPV4 };
+    outer.vxlan = Vxlan::new(config.vni);
+    put_mac(&mut outer.inner_eth.dst_addr, &to.mac);
+    put_mac(&mut outer.inner_eth.src_addr, &config.mac);
+    outer.inner_eth.ether_type = ETHER_IPV4;
     Ok(())
 }
 
-/// The checksum of a header without options whose checksum field is zero (RFC 1071).
+/// The checksum of a header without options whose checksum field is zero, as it stands in the header: the sum of all its words
+/// of 16 bits, in whichever byte order, and so of 32 (RFC 1071, section 2).
 #[inline(always)]
-fn checksum(ip: &Ipv4Hdr) -> u16 {
-    let word = |high: u8, low: u8| u16::from_be_bytes([high, low]) as u32;
-    let pair = |bytes: [u8; 2]| u16::from_be_bytes(bytes) as u32;
-    let quad = |b: [u8; 4]| word(b[0], b[1]) + word(b[2], b[3]);
-    let sum = word(ip.vihl, ip.tos)
-        + pair(ip.tot_len)
-        + pair(ip.id)
-        + pair(ip.frags)
-        + word(ip.ttl, ip.proto)
-        + quad(ip.src_addr)
-        + quad(ip.dst_addr);
+fn checksum(ip: &Ipv4Hdr) -> [u8; 2] {
+    // SAFETY: the header is 20 bytes without padding.
+    let [a, b, c, d, e] = unsafe { core::mem::transmute::<Ipv4Hdr, [u32; 5]>(*ip) };
+    let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum + (sum >> 16)) as u16)
+    (!(sum as u16)).to_ne_bytes()
 }
 
 #[cfg(test)]
@@ -185,6 +217,6 @@ mod tests {
             src_addr: [192, 168, 0, 1],
             dst_addr: [192, 168, 0, 199],
         };
-        assert_eq!(checksum(&ip), 0xb861);
+        assert_eq!(checksum(&ip), [0xb8, 0x61]);
     }
 }

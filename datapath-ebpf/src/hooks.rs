@@ -13,11 +13,11 @@ use network_types::eth::EthHdr;
 use crate::{
     arp,
     count::{Verdict, finish},
-    encap::{self, ECN_CE, OVERHEAD, Outer, VXLAN_VNI_VALID},
+    encap::{self, ECN_CE, OVERHEAD, Outer},
     flow::{Arrival, Refusal, follow},
     ipv4::{ETHER_IPV4, Ipv4, Payload, ethernet},
-    lookup::{config, endpoint, is_node, is_own, route},
-    packet::Packet,
+    lookup::{Aligned, config, endpoint, is_node, is_own, route},
+    packet::{Packet, put_mac},
     tuple::Tuple,
 };
 
@@ -89,8 +89,8 @@ fn deliver(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropR
 #[inline(always)]
 fn put_into_pod(packet: &mut Packet, half: &Half) -> Result<Verdict, DropReason> {
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
-    eth.dst_addr = half.mac.bytes;
-    eth.src_addr = Mac::GATEWAY.bytes;
+    put_mac(&mut eth.dst_addr, &half.mac);
+    put_mac(&mut eth.src_addr, &Mac::GATEWAY);
     eth.ether_type = ETHER_IPV4;
     // SAFETY: a plain call.
     Ok(Verdict::redirect(Outcome::Delivered, unsafe { bpf_redirect_peer(half.ifindex, 0) }))
@@ -161,9 +161,10 @@ pub fn from_overlay(ctx: TcContext) -> i32 {
 fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
     // SAFETY: plain integers, for which zero is valid.
-    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    let mut key = Aligned::<bpf_tunnel_key>(unsafe { core::mem::zeroed() });
+    let key = &mut key.0;
     // SAFETY: `key` is longer than the size given.
-    if unsafe { bpf_skb_get_tunnel_key(packet.skb(), &raw mut key, TUNNEL_KEY_SIZE, 0) } != 0
+    if unsafe { bpf_skb_get_tunnel_key(packet.skb(), &raw mut *key, TUNNEL_KEY_SIZE, 0) } != 0
         || key.tunnel_id != config.vni
     {
         return Err(DropReason::NoTunnelKey);
@@ -219,18 +220,19 @@ fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
         follow_from_stack(packet, &ip, arrival_from_stack(packet))?;
     }
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
-    eth.dst_addr = to.mac.bytes;
-    eth.src_addr = config.mac.bytes;
+    put_mac(&mut eth.dst_addr, &to.mac);
+    put_mac(&mut eth.src_addr, &config.mac);
 
     // SAFETY: plain integers, for which zero is valid.
-    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    let mut key = Aligned::<bpf_tunnel_key>(unsafe { core::mem::zeroed() });
+    let key = &mut key.0;
     key.tunnel_id = config.vni;
     key.tunnel_ttl = TUNNEL_TTL;
     // The helper wants host byte order.
     key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(to.node.v4());
     // SAFETY: `key` is longer than the size given.
     let done =
-        unsafe { bpf_skb_set_tunnel_key(packet.skb(), &raw mut key, TUNNEL_KEY_SIZE, BPF_F_ZERO_CSUM_TX as u64) };
+        unsafe { bpf_skb_set_tunnel_key(packet.skb(), &raw mut *key, TUNNEL_KEY_SIZE, BPF_F_ZERO_CSUM_TX as u64) };
     if done != 0 {
         return Err(DropReason::TunnelKeyFailed);
     }
@@ -300,9 +302,7 @@ fn read_overlay(packet: &mut Packet, config: &Config) -> Option<Overlay> {
     {
         return None;
     }
-    let [_, a, b, c] = config.vni.to_be_bytes();
-    let [x, y, z] = vxlan.vni;
-    if vxlan.flags & VXLAN_VNI_VALID == 0 || (x, y, z) != (a, b, c) {
+    if !vxlan.is_of(config.vni) {
         return None;
     }
     let is_plain = inner.ether_type == ETHER_IPV4 && same_mac(inner.dst_addr, config.mac) && ip.tos & ECN_CE != ECN_CE;

@@ -3,10 +3,9 @@
 //! In: who opens it to whom, with which protocol and port. Out: the verdict, and the generations that it was reached under. Never:
 //! a packet, or a verdict about a reply: those belong to the flow that was opened.
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use margay_maps::{Addr, EndpointKind, Enforcement, Flow, FlowVerdict, Id, Rule, RuleKey};
 
-use crate::lookup::{IDENTITIES, NETWORKS, RULES, RuleData, endpoint, enforcement};
+use crate::lookup::{Aligned, IDENTITIES, NETWORKS, RULES, RuleData, TrieKey, endpoint, enforcement};
 
 /// A flow that somebody wants to open.
 pub struct Opening<'a> {
@@ -82,21 +81,21 @@ fn allows(policy: Id, addr: &Addr, opening: &Opening<'_>) -> Option<Rule> {
     let identity = identity(addr);
     let data = RuleData { policy, identity, protocol: opening.protocol, pad: 0, port_be: opening.port_be };
     if !identity.is_none()
-        && let Some(rule) = RULES.get(&Key::new(RuleKey::ONE_PORT, data))
+        && let Some(rule) = RULES.get(TrieKey::new(RuleKey::ONE_PORT, data).get())
     {
         return Some(*rule);
     }
-    RULES.get(&Key::new(RuleKey::ONE_PORT, RuleData { identity: Id::NONE, ..data })).copied()
+    RULES.get(TrieKey::new(RuleKey::ONE_PORT, RuleData { identity: Id::NONE, ..data }).get()).copied()
 }
 
 /// The peers of policies that an address matches.
 #[inline(always)]
 fn identity(addr: &Addr) -> Id {
     // SAFETY: an id is eight bytes that are written at once; between an old and a new one, either is right.
-    if let Some(id) = unsafe { IDENTITIES.get(addr) } {
+    if let Some(id) = unsafe { IDENTITIES.get(&Aligned(*addr).0) } {
         return *id;
     }
-    NETWORKS.get(&Key::new(128, *addr)).copied().unwrap_or(Id::NONE)
+    NETWORKS.get(TrieKey::new(128, *addr).get()).copied().unwrap_or(Id::NONE)
 }
 
 /// Whether two addresses are one. In words: the compiler would call a loop over bytes.

@@ -102,12 +102,40 @@ static READERS: Array<Readers, 1> = Array::new();
 #[btf_map(name = "event_counts")]
 pub(crate) static EVENT_COUNTS: PerCpuArray<EventCounts, 1> = PerCpuArray::new();
 
+/// A key on the stack. The compiler clears and copies eight bytes at a time wherever it likes (see `RUSTFLAGS` in xtask), and on
+/// the stack the verifier wants them aligned.
+#[repr(C, align(8))]
+pub(crate) struct Aligned<T>(pub(crate) T);
+
+/// Likewise for a trie: what stands behind the prefix length is aligned.
+#[repr(C, align(8))]
+pub(crate) struct TrieKey<T> {
+    before: u32,
+    key: Key<T>,
+}
+
+// === impl TrieKey ===
+
+impl<T> TrieKey<T> {
+    /// So many bits of `data`.
+    #[inline(always)]
+    pub(crate) fn new(prefix_len: u32, data: T) -> Self {
+        Self { before: 0, key: Key::new(prefix_len, data) }
+    }
+
+    /// As the map wants it.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> &Key<T> {
+        &self.key
+    }
+}
+
 /// Who on this node has the address.
 #[inline(always)]
 pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
     // SAFETY: the element may be overwritten while we read it. Its fields are read once each, each is at most one
     // word, and any mixture of an old and a new endpoint of one address is a delivery to one of the two.
-    unsafe { ENDPOINTS.get(addr) }
+    unsafe { ENDPOINTS.get(&Aligned(*addr).0) }
 }
 
 /// Whether the address belongs to the pod behind the interface.
@@ -119,14 +147,14 @@ pub fn is_own(addr: &Addr, ifindex: u32) -> bool {
 /// Which node has the address.
 #[inline(always)]
 pub fn route(addr: &Addr) -> Option<&'static Route> {
-    ROUTES.get(&Key::new(128, *addr))
+    ROUTES.get(TrieKey::new(128, *addr).get())
 }
 
 /// Whether the address is another node's, whose overlay packets are believed.
 #[inline(always)]
 pub fn is_node(addr: &Addr) -> bool {
     // SAFETY: only presence counts; nothing of the element is read.
-    unsafe { NODES.get(addr) }.is_some()
+    unsafe { NODES.get(&Aligned(*addr).0) }.is_some()
 }
 
 /// The node's own data; all zero until the agent has written it.
@@ -164,11 +192,11 @@ pub fn is_allowed(key: &FlowKey) -> bool {
 #[inline(always)]
 pub fn fragment(key: &FragmentKey) -> Option<Fragment> {
     // SAFETY: four bytes that are written at once.
-    unsafe { FRAGMENTS.get(key) }.copied()
+    unsafe { FRAGMENTS.get(&Aligned(*key).0) }.copied()
 }
 
 /// Remembers them. Where that fails the other fragments count as without ports.
 #[inline(always)]
 pub fn remember_fragment(key: &FragmentKey, ports: &Fragment) {
-    let _full = FRAGMENTS.insert(key, ports, 0);
+    let _full = FRAGMENTS.insert(&Aligned(*key).0, ports, 0);
 }

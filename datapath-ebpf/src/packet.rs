@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_load_bytes},
     programs::TcContext,
 };
-use margay_maps::DropReason;
+use margay_maps::{DropReason, Mac};
 use network_types::eth::EthHdr;
 
 /// A packet, from its Ethernet header on.
@@ -176,6 +176,17 @@ impl Packet {
     }
 }
 
+/// Puts a MAC into a frame. In words: the compiler would call a loop over bytes.
+#[inline(always)]
+pub fn put_mac(to: &mut [u8; 6], mac: &Mac) {
+    let (to, from) = (to.as_mut_ptr(), mac.bytes.as_ptr());
+    // SAFETY: four bytes and two, of the six that both have; no alignment is asked for.
+    unsafe {
+        to.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned());
+        to.add(4).cast::<u16>().write_unaligned(from.add(4).cast::<u16>().read_unaligned());
+    }
+}
+
 /// Whatever may be laid over packet bytes: any bytes are a value of it.
 ///
 /// # Safety
@@ -194,6 +205,8 @@ unsafe impl Header for network_types::udp::UdpHdr {}
 unsafe impl<const N: usize> Header for [u8; N] {}
 // SAFETY: as above; see its definition, which asserts the size.
 unsafe impl Header for crate::encap::Outer {}
+// SAFETY: likewise.
+unsafe impl Header for crate::tuple::TcpHead {}
 
 const _: () = assert!(EthHdr::LEN == 14 && network_types::ip::Ipv4Hdr::LEN == 20);
 const _: () = assert!(network_types::arp::ArpHdr::LEN == 28 && network_types::udp::UdpHdr::LEN == 8);

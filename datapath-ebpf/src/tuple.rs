@@ -65,6 +65,18 @@ struct Head {
     last: u8,
 }
 
+/// The first 14 bytes of a TCP header (RFC 9293, section 3.1), of which ports and flags count.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TcpHead {
+    ports: [u8; 4],
+    numbers: [u8; 8],
+    data_offset: u8,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<TcpHead>() == 14);
+
 /// Ports as they stand in a packet.
 type Ports = ([u8; 2], [u8; 2]);
 
@@ -95,11 +107,48 @@ impl Tuple {
         let Some(tuple) = TUPLE.get_ptr_mut(0) else { return Err(DropReason::NotConfigured) };
         // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
         let tuple = unsafe { &mut *tuple };
+        if tuple.read_plain(packet, ip, offset) {
+            return Ok(tuple);
+        }
         tuple.ip = *ip;
         if read_tuple(packet.skb(), offset as u32) != 0 {
             return Err(DropReason::TruncatedTransport);
         }
         Ok(tuple)
+    }
+
+    /// TCP and UDP in one piece, without IP options, with all that counts in the packet's linear part: nearly every packet,
+    /// read where it is. Whether it was one.
+    #[inline(always)]
+    fn read_plain(&mut self, packet: &Packet, ip: &Ipv4, offset: usize) -> bool {
+        if ip.header_len != Ipv4Hdr::LEN as u32 || ip.is_fragment() {
+            return false;
+        }
+        self.flags = 0;
+        self.tcp_flags = 0;
+        let transport = offset + Ipv4Hdr::LEN;
+        let ports = match ip.proto {
+            TCP => {
+                let Some(tcp) = packet.at::<TcpHead>(transport) else { return false };
+                self.set_tcp_flags(tcp.flags);
+                tcp.ports
+            }
+            UDP => match packet.at::<[u8; 4]>(transport) {
+                Some(ports) => *ports,
+                None => return false,
+            },
+            _ => return false,
+        };
+        self.set(&Ends { src: ip.src, dst: ip.dst, protocol: ip.proto, ports: self::ports(ports) });
+        true
+    }
+
+    #[inline(always)]
+    fn set_tcp_flags(&mut self, flags: u8) {
+        self.tcp_flags = flags as u32;
+        if flags & (SYN | ACK) == SYN {
+            self.flags = Self::OPENS;
+        }
     }
 
     #[inline(always)]
@@ -124,10 +173,7 @@ impl Tuple {
         let ports = match ip.proto {
             TCP => {
                 let tcp = tuple.transport::<14>(packet, ip, offset)?;
-                tuple.tcp_flags = tcp.last as u32;
-                if tcp.last & (SYN | ACK) == SYN {
-                    tuple.flags = Self::OPENS;
-                }
+                tuple.set_tcp_flags(tcp.last);
                 ports(tcp.first)
             }
             UDP => ports(tuple.transport::<4>(packet, ip, offset)?.first),
@@ -211,14 +257,14 @@ impl Tuple {
         let (a, b) = (word(ends.src), word(ends.dst));
         let (src_port, dst_port) = (u16::from_be_bytes(ends.ports.0), u16::from_be_bytes(ends.ports.1));
         let swap = a > b || (a == b && src_port > dst_port);
-        let (low, high) = if swap { (b, a) } else { (a, b) };
-        let (low_port, high_port) = if swap { (dst_port, src_port) } else { (src_port, dst_port) };
+        let (low, high, low_port, high_port) =
+            if swap { (b, a, dst_port, src_port) } else { (a, b, src_port, dst_port) };
         self.key.low = Addr::from_v4_word(low.to_be());
         self.key.high = Addr::from_v4_word(high.to_be());
         self.key.low_port_be = low_port.to_be_bytes();
         self.key.high_port_be = high_port.to_be_bytes();
+        // Its padding is zero, as the whole map was at first.
         self.key.protocol = ends.protocol;
-        self.key.pad = [0; 3];
         self.half = swap as u32;
     }
 

@@ -49,7 +49,9 @@ impl Addr {
     /// Whether an IPv4 address is embedded.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        matches!(self.bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+        // SAFETY: as in `from_v4_word`.
+        let words = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.bytes) };
+        words[0] | words[1] | (words[2] ^ 0x0000_ffff_u32.to_be()) == 0
     }
 }
 

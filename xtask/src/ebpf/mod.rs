@@ -45,8 +45,19 @@ const TARGET: &str = "bpfel-unknown-none";
 const BUILD_DIR: &str = "bpf-build";
 
 /// Debug info must be asked for here, not in a profile: a profile alone gives func_info that kernels reject. `v3` has
-/// 32-bit registers and jumps (Linux 5.1), below the oldest kernel that we support.
-const RUSTFLAGS: [&str; 6] = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "target-cpu=v3"];
+/// 32-bit registers and jumps (Linux 5.1), below the oldest kernel that we support. Headers lie in packets as they like, and every
+/// machine that we support reads a word from anywhere: without saying so, each address is read byte by byte. The linker is told,
+/// because it generates the code.
+const RUSTFLAGS: [&str; 8] = [
+    "-C",
+    "debuginfo=2",
+    "-C",
+    "link-arg=--btf",
+    "-C",
+    "target-cpu=v3",
+    "-C",
+    "link-arg=--cpu-features=+allows-misaligned-mem-access",
+];
 
 /// Runs `cargo xtask build-ebpf`.
 pub fn main(args: &Args) -> Result<ExitCode> {
