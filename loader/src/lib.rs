@@ -28,4 +28,5 @@ pub mod policy;
 pub mod problem;
 pub mod source;
 pub mod state;
+pub mod suspects;
 pub mod uninstall;

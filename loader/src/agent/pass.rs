@@ -22,7 +22,8 @@ use crate::{
         SOCKET,
         addresses::KubeAddresses,
         records::Records,
-        server::{AddressManager, NoAddresses, PassRequest, Readiness, Server},
+        server::{AddressManager, NoAddresses, PassRequest, Readiness, Server, Wishes},
+        sweep::Sweeper,
     },
     datapath::{
         Backend, Datapath,
@@ -56,6 +57,7 @@ pub(super) struct Agent {
     nat: NatTable,
     cni: Arc<Server>,
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
+    sweeper: Sweeper,
     readiness: watch::Sender<Readiness>,
     known: Done,
     policies: Policies,
@@ -104,6 +106,7 @@ impl Agent {
             health,
             host,
             nat: NatTable::default(),
+            sweeper: Sweeper::new(Arc::clone(&cni)),
             cni,
             cni_requests: Some(cni_requests),
             readiness,
@@ -199,10 +202,21 @@ impl Agent {
             problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
         }
         let records = self.cni.records();
+        if changed || self.passes == 0 {
+            self.cni.know(self.wishes());
+        }
         if changed || self.passes == 0 || self.model.is_none() || records != self.known.records {
             self.rebuild(records, problems);
         }
         problems.extend(self.known.model_problems.iter().cloned());
+    }
+
+    /// What this node's pods ask for in their annotations.
+    fn wishes(&self) -> Wishes {
+        let objects = self.source.objects();
+        let pods = objects.iter().flat_map(|objects| objects.pods.values());
+        let here = pods.filter(|pod| pod.node.as_ref() == Some(&self.config.node_name));
+        here.filter_map(|pod| Some((pod.name.clone(), pod.wishes.as_deref()?.clone()))).collect()
     }
 
     fn rebuild(&mut self, records: Records, problems: &mut Vec<Problem>) {
@@ -270,7 +284,15 @@ impl Agent {
         self.in_force = in_force(&plan, &self.known.attached);
         self.readiness.send_replace(Readiness { ready: true, mtu: plan.config.overlay_mtu });
         self.known.view = view;
+        problems.extend(self.sweep());
         Ok(Some(plan))
+    }
+
+    /// What no DEL has come through for is taken back. The records were read before the interfaces were, and a record is
+    /// made after its interface.
+    fn sweep(&mut self) -> Option<Problem> {
+        let interfaces = self.known.view.interfaces.values().map(|interface| interface.name.as_str()).collect();
+        self.sweeper.look(&self.known.records, &interfaces, tokio::time::Instant::now())
     }
 
     /// Programs where they belong; another build's pins go once nothing uses them.

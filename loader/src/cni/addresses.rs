@@ -3,7 +3,7 @@
 //! In: what the plugin wants for a pod. Out: addresses, or the plugin's error with its remedy. Never: an address kept in
 //! memory only; [`crate::ipam`] writes it down first.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,19 +12,14 @@ use tokio::sync::OnceCell;
 
 use super::{
     protocol::Prepare,
-    server::{AddressManager, Assigned},
+    server::{AddressManager, Annotations, Assigned},
     spec::{AttachmentId, CniError, code},
 };
 use crate::{
     ipam::{Family, Ipam, IpamError, NETWORK, PodRequest, pod_handle},
+    object::{CALICO_HW_ADDR, CALICO_IP_ADDRS, CALICO_IPV4_POOLS, CALICO_IPV6_POOLS},
     source::kube::ApiConfig,
 };
-
-/// Calico's annotations of a pod (libcalico-go's and the CNI plugin's documentation).
-const IP_ADDRS: &str = "cni.projectcalico.org/ipAddrs";
-const IPV4_POOLS: &str = "cni.projectcalico.org/ipv4pools";
-const IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
-const HW_ADDR: &str = "cni.projectcalico.org/hwAddr";
 
 /// The address manager of a node whose agent reads the Kubernetes API.
 pub struct KubeAddresses {
@@ -59,9 +54,15 @@ impl KubeAddresses {
         connected.map_err(|e| CniError::new(code::TRY_AGAIN, "connecting to the Kubernetes API", e))
     }
 
-    async fn give(&self, request: &Prepare) -> Result<Assigned, CniError> {
+    async fn give(&self, request: &Prepare, known: Option<Annotations>) -> Result<Assigned, CniError> {
         let (client, ipam) = self.connected().await?;
-        let Asked { addresses, pools_v4, pools_v6, mac } = asked(client, request).await?;
+        let annotations = match known {
+            Some(annotations) => annotations,
+            None => read_annotations(client, request).await?,
+        };
+        let Asked { addresses, pools_v4, pools_v6, mac } = annotated(&annotations).map_err(|what| {
+            CniError::new(code::INVALID_CONFIG, format!("reading the annotations of Pod {}", request.pod), what)
+        })?;
         // What the runtime asks for goes before what the annotation says.
         let addresses = if request.wanted.is_empty() { addresses } else { request.wanted.clone() };
         let plain = PodRequest::new(&request.attachment.container_id, request.pod.clone());
@@ -89,8 +90,12 @@ impl KubeAddresses {
 }
 
 impl AddressManager for Arc<KubeAddresses> {
-    fn assign<'a>(&'a self, request: &'a Prepare) -> BoxFuture<'a, Result<Assigned, CniError>> {
-        Box::pin(self.give(request))
+    fn assign<'a>(
+        &'a self,
+        request: &'a Prepare,
+        known: Option<Annotations>,
+    ) -> BoxFuture<'a, Result<Assigned, CniError>> {
+        Box::pin(self.give(request, known))
     }
 
     fn release<'a>(&'a self, attachment: &'a AttachmentId) -> BoxFuture<'a, Result<(), CniError>> {
@@ -99,28 +104,25 @@ impl AddressManager for Arc<KubeAddresses> {
 }
 
 /// Reads the pod. One that the API does not have (any more) asks for nothing; the runtime will find out.
-async fn asked(client: &Client, request: &Prepare) -> Result<Asked, CniError> {
+async fn read_annotations(client: &Client, request: &Prepare) -> Result<Annotations, CniError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &request.pod.namespace);
     let pod = pods.get_metadata_opt(&request.pod.name).await;
     let pod = pod.map_err(|e| CniError::new(code::TRY_AGAIN, "reading the pod's annotations", e.to_string()))?;
-    let annotations = pod.and_then(|pod| pod.metadata.annotations).unwrap_or_default();
-    annotated(&annotations).map_err(|what| {
-        CniError::new(code::INVALID_CONFIG, format!("reading the annotations of Pod {}", request.pod), what)
-    })
+    Ok(pod.and_then(|pod| pod.metadata.annotations).unwrap_or_default())
 }
 
-fn annotated(annotations: &BTreeMap<String, String>) -> Result<Asked, String> {
+fn annotated(annotations: &Annotations) -> Result<Asked, String> {
     let list = |name: &str| match annotations.get(name) {
         Some(text) => serde_json::from_str::<Vec<String>>(text)
             .map_err(|_no_list| format!("{name} is {text:?}, which is no JSON list of strings such as [\"a\"]")),
         None => Ok(Vec::new()),
     };
-    let address = |text: String| text.parse().map_err(|_| format!("{IP_ADDRS}: {text:?} is no IP address"));
+    let address = |text: String| text.parse().map_err(|_| format!("{CALICO_IP_ADDRS}: {text:?} is no IP address"));
     Ok(Asked {
-        addresses: list(IP_ADDRS)?.into_iter().map(address).collect::<Result<_, _>>()?,
-        pools_v4: list(IPV4_POOLS)?,
-        pools_v6: list(IPV6_POOLS)?,
-        mac: annotations.get(HW_ADDR).cloned(),
+        addresses: list(CALICO_IP_ADDRS)?.into_iter().map(address).collect::<Result<_, _>>()?,
+        pools_v4: list(CALICO_IPV4_POOLS)?,
+        pools_v6: list(CALICO_IPV6_POOLS)?,
+        mac: annotations.get(CALICO_HW_ADDR).cloned(),
     })
 }
 
@@ -140,9 +142,9 @@ mod tests {
     #[test]
     fn calicos_annotations_are_understood() {
         let asked = of(&[
-            (IP_ADDRS, r#"["10.0.0.7"]"#),
-            (IPV4_POOLS, r#"["fast", "10.1.0.0/16"]"#),
-            (HW_ADDR, "02:00:00:00:00:07"),
+            (CALICO_IP_ADDRS, r#"["10.0.0.7"]"#),
+            (CALICO_IPV4_POOLS, r#"["fast", "10.1.0.0/16"]"#),
+            (CALICO_HW_ADDR, "02:00:00:00:00:07"),
         ]);
         assert_eq!(
             asked,
@@ -158,8 +160,8 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_named() {
-        assert!(of(&[(IP_ADDRS, "10.0.0.7")]).unwrap_err().contains(IP_ADDRS));
-        assert!(of(&[(IP_ADDRS, r#"["10.0.0"]"#)]).unwrap_err().contains("10.0.0"));
-        assert!(of(&[(IPV4_POOLS, "fast")]).unwrap_err().contains(IPV4_POOLS));
+        assert!(of(&[(CALICO_IP_ADDRS, "10.0.0.7")]).unwrap_err().contains(CALICO_IP_ADDRS));
+        assert!(of(&[(CALICO_IP_ADDRS, r#"["10.0.0"]"#)]).unwrap_err().contains("10.0.0"));
+        assert!(of(&[(CALICO_IPV4_POOLS, "fast")]).unwrap_err().contains(CALICO_IPV4_POOLS));
     }
 }

@@ -1,6 +1,6 @@
 //! The call itself: the `CNI_*` variables, checked before anything is done.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use super::spec::{CniError, code};
 use crate::object::PodName;
@@ -50,6 +50,8 @@ pub struct Call {
     pub path: Vec<PathBuf>,
     /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME` of `CNI_ARGS`.
     pub pod: Option<PodName>,
+    /// `K8S_POD_UID` of `CNI_ARGS`.
+    pub uid: Option<String>,
 }
 
 /// The kernel's limit for interface names, without the NUL (`IFNAMSIZ`).
@@ -85,6 +87,7 @@ impl Call {
             ifname: value("CNI_IFNAME"),
             path: std::env::split_paths(&value("CNI_PATH")).filter(|p| !p.as_os_str().is_empty()).collect(),
             pod: pod_name(&value("CNI_ARGS")),
+            uid: argument(&value("CNI_ARGS"), "K8S_POD_UID").map(str::to_owned),
         };
         match call.faults() {
             faults if faults.is_empty() => Ok(call),
@@ -120,13 +123,19 @@ impl Call {
 
 /// The pod in `K8S_POD_NAMESPACE=default;K8S_POD_NAME=web`.
 fn pod_name(args: &str) -> Option<PodName> {
-    let args: BTreeMap<&str, &str> = args.split(';').filter_map(|pair| pair.split_once('=')).collect();
-    let value = |key: &str| args.get(key).copied().filter(|v| !v.is_empty());
-    Some(PodName::new(value("K8S_POD_NAMESPACE")?, value("K8S_POD_NAME")?))
+    Some(PodName::new(argument(args, "K8S_POD_NAMESPACE")?, argument(args, "K8S_POD_NAME")?))
+}
+
+/// The value of a key in `CNI_ARGS`; the last of several.
+fn argument<'a>(args: &'a str, key: &str) -> Option<&'a str> {
+    let mut pairs = args.split(';').rev().filter_map(|pair| pair.split_once('='));
+    pairs.find(|(name, _)| *name == key).map(|(_, value)| value).filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn read(overrides: &[(&str, &str)]) -> Result<Call, CniError> {
@@ -146,6 +155,7 @@ mod tests {
     fn what_the_kubelet_passes_is_understood() {
         let call = read(&[]).unwrap();
         assert_eq!((call.command, call.pod), (Command::Add, Some(PodName::new("default", "web-0"))));
+        assert_eq!(call.uid.as_deref(), Some("1"));
         assert_eq!(call.path, [PathBuf::from("/opt/cni/bin")]);
     }
 

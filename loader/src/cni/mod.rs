@@ -15,13 +15,16 @@
 
 pub mod addresses;
 pub mod call;
+pub mod calls;
 mod client;
 mod delegate;
 mod plugin;
 pub mod protocol;
 pub mod records;
+pub mod remains;
 pub mod server;
 pub mod spec;
+pub mod sweep;
 pub mod wire;
 
 pub use plugin::main;

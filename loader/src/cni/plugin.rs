@@ -157,6 +157,7 @@ impl Plugin<'_> {
         let request = Request::Prepare(Prepare {
             attachment: self.attachment(),
             pod,
+            uid: self.call.uid.clone(),
             netns: self.call.netns.clone(),
             given,
             wanted: self.wanted()?,
@@ -209,10 +210,18 @@ impl Plugin<'_> {
     /// again: only the agent knows whether the interface is still this container's.
     fn del(&self) -> Result<(), CniError> {
         let released = self.agent().and_then(|mut a| a.ask(&self.release()));
-        if let Ok(Reply::Done(Some(Attached { superseded: false, host_interface, .. }))) = &released {
-            let kernel =
-                |e: anyhow::Error| CniError::new(code::KERNEL, "removing the pod's interface", format!("{e:#}"));
-            wire::remove(host_interface).map_err(kernel)?;
+        let kernel = |e: anyhow::Error| CniError::new(code::KERNEL, "removing the pod's interface", format!("{e:#}"));
+        match &released {
+            Ok(Reply::Done(Some(Attached { superseded: false, host_interface, .. }))) => {
+                wire::remove(host_interface).map_err(kernel)?;
+            }
+            // The agent has taken the attachment back by itself; what is in the sandbox is this container's for sure.
+            Ok(Reply::Done(None)) => {
+                if let Ok(netns) = open_netns(&self.call.netns) {
+                    wire::remove_inside(&netns, &self.call.ifname).map_err(kernel)?;
+                }
+            }
+            _ => {}
         }
         if let Some(plugin) = self.delegate() {
             delegate::run(plugin, "DEL", &self.call, self.stdin)?;

@@ -44,6 +44,21 @@ pub enum Request {
     Status,
 }
 
+// === impl Request ===
+
+impl Request {
+    /// Which attachment it is about, if it is about one.
+    pub fn attachment(&self) -> Option<&AttachmentId> {
+        match self {
+            Self::Prepare(Prepare { attachment, .. })
+            | Self::Commit { attachment, .. }
+            | Self::Release { attachment, .. }
+            | Self::Check { attachment } => Some(attachment),
+            Self::Gc { .. } | Self::Status => None,
+        }
+    }
+}
+
 /// What the agent must know to give a pod its addresses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Prepare {
@@ -51,6 +66,9 @@ pub struct Prepare {
     pub attachment: AttachmentId,
     /// Which pod.
     pub pod: PodName,
+    /// The pod's `metadata.uid`, if the runtime says it.
+    #[serde(default)]
+    pub uid: Option<String>,
     /// The pod's network namespace.
     pub netns: String,
     /// Addresses that somebody else's address manager has given; empty: the agent is to give some.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// One attachment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Record {
     /// The container and its interface.
     pub attachment: AttachmentId,
@@ -25,9 +25,9 @@ pub struct Record {
     pub pod: PodName,
     /// The pod's network namespace.
     pub netns: String,
-    /// Its addresses.
+    /// Its addresses; none while they are asked for.
     pub addresses: Vec<IpAddr>,
-    /// Whether Margay's own address manager gave them.
+    /// Whether Margay's own address manager gives them.
     pub own_addresses: bool,
     /// Whether the interface is there: ADD has come to its second half.
     pub committed: bool,
@@ -52,9 +52,16 @@ impl Records {
         self.records.iter()
     }
 
-    /// Remembers an attachment whose interface is yet to be made. One of the same name is replaced.
+    /// Remembers that an attachment is about to get addresses. One of the same name has them already.
+    pub fn expect(&mut self, request: &Prepare) {
+        if self.get(&request.attachment).is_none() {
+            self.prepare(request, Vec::new());
+        }
+    }
+
+    /// Remembers an attachment that has its addresses, and is not in force yet. One of the same name is replaced.
     pub fn prepare(&mut self, request: &Prepare, addresses: Vec<IpAddr>) {
-        let Prepare { attachment, pod, netns, given, wanted: _ } = request;
+        let Prepare { attachment, pod, uid: _, netns, given, wanted: _ } = request;
         self.records.retain(|r| r.attachment != *attachment);
         self.records.push(Record {
             attachment: attachment.clone(),
@@ -90,6 +97,12 @@ impl Records {
     pub fn stale(&self, valid: &[AttachmentId]) -> Vec<AttachmentId> {
         let all = self.records.iter().map(|r| &r.attachment);
         all.filter(|a| !valid.contains(a)).cloned().collect()
+    }
+
+    /// Whether a newer attachment of the same pod is in force.
+    pub fn is_replaced(&self, record: &Record) -> bool {
+        let later = self.records.iter().skip_while(|r| r.attachment != record.attachment).skip(1);
+        later.into_iter().any(|r| r.pod == record.pod && r.committed)
     }
 
     /// What the plugin is told of an attachment.
@@ -140,6 +153,7 @@ mod tests {
         let request = Prepare {
             attachment: id(container),
             pod: PodName::new("default", pod),
+            uid: None,
             netns: "/run/netns/x".to_owned(),
             given: vec![],
             wanted: vec![],

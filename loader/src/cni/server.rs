@@ -5,6 +5,7 @@
 //! pass's.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::IpAddr,
     os::unix::fs::PermissionsExt as _,
@@ -23,17 +24,31 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
+    calls::{Call, Calls},
     protocol::{Attached, Prepare, Prepared, Reply, Request},
-    records::Records,
+    records::{Record, Records},
     spec::{AttachmentId, CniError, code},
 };
-use crate::state::{StateDir, StateError};
+use crate::{
+    object::{PodName, PodWishes},
+    state::{StateDir, StateError},
+};
+
+/// A pod's annotations, those at least that ask for addresses or a MAC.
+pub type Annotations = BTreeMap<String, String>;
+
+/// What the source says that this node's pods ask for.
+pub type Wishes = BTreeMap<PodName, PodWishes>;
 
 /// Who gives addresses to pods.
 pub trait AddressManager: Send + Sync {
     /// Gives the pod addresses, and says which MAC its annotation asks for. A repeated call for one attachment gives the
-    /// same.
-    fn assign<'a>(&'a self, request: &'a Prepare) -> BoxFuture<'a, Result<Assigned, CniError>>;
+    /// same. `known`: the pod's annotations, where the agent has seen this very pod already.
+    fn assign<'a>(
+        &'a self,
+        request: &'a Prepare,
+        known: Option<Annotations>,
+    ) -> BoxFuture<'a, Result<Assigned, CniError>>;
     /// Takes back what the attachment had; nothing is no error.
     fn release<'a>(&'a self, attachment: &'a AttachmentId) -> BoxFuture<'a, Result<(), CniError>>;
 }
@@ -52,7 +67,11 @@ pub struct Assigned {
 pub struct NoAddresses;
 
 impl AddressManager for NoAddresses {
-    fn assign<'a>(&'a self, _request: &'a Prepare) -> BoxFuture<'a, Result<Assigned, CniError>> {
+    fn assign<'a>(
+        &'a self,
+        _request: &'a Prepare,
+        _known: Option<Annotations>,
+    ) -> BoxFuture<'a, Result<Assigned, CniError>> {
         let details = "this agent reads manifests from a directory and gives no addresses: name an address manager in \
                        the network configuration, such as \"ipam\": {\"type\": \"host-local\", …}";
         Box::pin(async move { Err(CniError::new(code::NO_ADDRESS, "giving the pod an address", details)) })
@@ -85,7 +104,9 @@ pub struct Readiness {
 
 /// Shared by all connections.
 pub struct Server {
-    records: Arc<Mutex<Records>>,
+    records: Mutex<Records>,
+    calls: Calls,
+    wishes: Mutex<Wishes>,
     addresses: Box<dyn AddressManager>,
     state: StateDir,
     passes: mpsc::Sender<PassRequest>,
@@ -110,14 +131,37 @@ impl Server {
         addresses: Box<dyn AddressManager>,
         readiness: watch::Receiver<Readiness>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<PassRequest>), StateError> {
-        let records = Arc::new(Mutex::new(state.attachments()?.unwrap_or_default()));
+        let records = Mutex::new(state.attachments()?.unwrap_or_default());
         let (passes, requests) = mpsc::channel(64);
-        Ok((Arc::new(Self { records, addresses, state, passes, readiness }), requests))
+        Ok((
+            Arc::new(Self {
+                records,
+                calls: Calls::default(),
+                wishes: Mutex::default(),
+                addresses,
+                state,
+                passes,
+                readiness,
+            }),
+            requests,
+        ))
     }
 
     /// The attachments, for the model.
     pub fn records(&self) -> Records {
         self.lock().clone()
+    }
+
+    /// Takes note of what the source says of this node's pods.
+    pub fn know(&self, wishes: Wishes) {
+        *self.wishes.lock().unwrap_or_else(PoisonError::into_inner) = wishes;
+    }
+
+    /// What this very pod's annotations ask for; `None` if the source has not told of it yet.
+    fn wishes_of(&self, request: &Prepare) -> Option<Annotations> {
+        let uid = request.uid.as_deref()?;
+        let wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        wishes.get(&request.pod).filter(|known| *known.uid == *uid).map(|known| known.annotations.clone())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Records> {
@@ -164,9 +208,12 @@ impl Server {
     async fn serve(self: Arc<Self>, stream: UnixStream) {
         let (read, mut write) = stream.into_split();
         let mut lines = BufReader::new(read).lines();
+        let mut call = None;
         while let Ok(Some(line)) = lines.next_line().await {
             let reply = match serde_json::from_str(&line) {
-                Ok(request) => self.answer_meanwhile(request, &mut write).await.unwrap_or_else(Reply::Failed),
+                Ok(request) => {
+                    self.answer_meanwhile(request, &mut call, &mut write).await.unwrap_or_else(Reply::Failed)
+                }
                 Err(e) => Reply::Failed(CniError::new(code::DECODING, "understanding the plugin", e.to_string())),
             };
             say(&mut write, &reply).await;
@@ -174,8 +221,13 @@ impl Server {
     }
 
     /// Answers, and says every now and then that the answer is being worked on.
-    async fn answer_meanwhile(&self, request: Request, write: &mut OwnedWriteHalf) -> Result<Reply, CniError> {
-        let mut answer = pin!(self.answer(request));
+    async fn answer_meanwhile(
+        &self,
+        request: Request,
+        call: &mut Option<Call>,
+        write: &mut OwnedWriteHalf,
+    ) -> Result<Reply, CniError> {
+        let mut answer = pin!(self.answer(request, call));
         loop {
             match tokio::time::timeout(HEARTBEAT, &mut answer).await {
                 Ok(reply) => return reply,
@@ -184,8 +236,14 @@ impl Server {
         }
     }
 
-    async fn answer(&self, request: Request) -> Result<Reply, CniError> {
+    /// `call`: what the plugin calls about, from its first question until it hangs up.
+    async fn answer(&self, request: Request, call: &mut Option<Call>) -> Result<Reply, CniError> {
         debug!(?request, "plugin");
+        if let Some(about) =
+            request.attachment().filter(|about| !call.as_ref().is_some_and(|call| call.is_about(about)))
+        {
+            *call = Some(self.calls.begin(about).await);
+        }
         match request {
             Request::Prepare(request) => self.prepare(&request).await.map(Reply::Prepared),
             Request::Commit { attachment, limited } => self.commit(&attachment, limited).await.map(Reply::Done),
@@ -212,10 +270,12 @@ impl Server {
         records.get(attachment).map(|record| records.attached(record))
     }
 
+    /// What is about to be given is remembered first, so that an agent that dies over it leaves a trace.
     async fn prepare(&self, request: &Prepare) -> Result<Prepared, CniError> {
         let mtu = self.ready()?.mtu;
         let assigned = if request.given.is_empty() {
-            self.addresses.assign(request).await?
+            self.change(|records| records.expect(request))?;
+            self.addresses.assign(request, self.wishes_of(request)).await?
         } else {
             Assigned { addresses: request.given.clone(), mac: None }
         };
@@ -238,8 +298,8 @@ impl Server {
     /// First out of force, then back to the pool: nobody else may have an address that is still somebody's here. And
     /// remembered until it is back, so that what fails, or dies with the agent, is gone on with by the next DEL or GC.
     ///
-    /// Of an attachment that is not remembered, an address may be out all the same: the agent may have died between
-    /// giving it and remembering it.
+    /// Of an attachment that is not remembered, an address may be out all the same: whoever gave it may have been
+    /// another agent, with another directory.
     async fn release(&self, attachment: &AttachmentId, own_addresses: bool) -> Result<Option<Attached>, CniError> {
         let Some(attached) = self.attached(attachment) else {
             if own_addresses {
@@ -255,6 +315,30 @@ impl Server {
         self.change(|records| records.remove(attachment))?;
         info!(interface = attached.host_interface, addresses = ?attached.addresses, "released");
         Ok(Some(attached))
+    }
+
+    /// Whether a plugin calls about an attachment.
+    pub fn is_called_about(&self, attachment: &AttachmentId) -> bool {
+        self.calls.any(attachment)
+    }
+
+    /// Does what a DEL would have done for an attachment that is over, if it is still as it was seen and nobody calls about it.
+    /// Addresses that another address manager gave stay remembered: the plugin, which alone can tell it, finds them so.
+    ///
+    /// # Errors
+    /// Its addresses cannot be taken back yet; it stays remembered.
+    pub async fn take_back(&self, seen: &Record) -> Result<(), CniError> {
+        let attachment = &seen.attachment;
+        let Some(_alone) = self.calls.alone(attachment) else { return Ok(()) };
+        if self.lock().get(attachment) != Some(seen) {
+            return Ok(());
+        }
+        info!(pod = %seen.pod, container = attachment.container_id, "its sandbox is gone, and no DEL came through");
+        if seen.own_addresses {
+            return self.release(attachment, true).await.map(drop);
+        }
+        self.change(|records| records.retire(attachment).is_some())?;
+        self.pass(None, false).await
     }
 
     /// What is attached, if it is, and in force.

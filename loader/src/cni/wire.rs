@@ -194,6 +194,20 @@ pub fn remove(host_interface: &str) -> Result<()> {
     }
 }
 
+/// Takes the pair away by its pod's side; one that is not there is no error.
+///
+/// # Errors
+/// The kernel refused.
+pub fn remove_inside(netns: &File, interface: &str) -> Result<()> {
+    inside(netns, || {
+        let pod = Netlink::here()?;
+        match pod.find(interface)? {
+            Some(link) => pod.delete(link.header.index),
+            None => Ok(()),
+        }
+    })
+}
+
 /// Whether the pod's side is there, up and has the addresses.
 ///
 /// # Errors

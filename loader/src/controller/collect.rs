@@ -12,20 +12,21 @@ use kube::ResourceExt as _;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::suspects::{Suspect, Suspects};
+use super::suspects::Suspect;
 use crate::crd::{BlockAffinity, IpamHandle, names};
 use crate::ipam::claim::{self, Only};
 use crate::ipam::snapshot::{Held, Snapshot};
 use crate::ipam::store::{Store, StoreError};
 use crate::ipam::{Ipam, IpamError};
 use crate::object::PodObject;
+use crate::suspects::Suspects;
 
 /// Takes back what the gone have left.
 pub struct Collector<S> {
     store: S,
     ipam: Ipam<S>,
     grace: Duration,
-    suspects: Suspects,
+    suspects: Suspects<Suspect>,
 }
 
 /// What one pass took back.

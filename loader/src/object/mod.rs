@@ -28,7 +28,10 @@ pub use block::BlockObject;
 pub use names::{PolicyName, ServiceName, SliceName};
 pub use namespace::NamespaceObject;
 pub use node::NodeObject;
-pub use pod::{NamedPort, PodName, PodObject, Protocol, Standing};
+pub use pod::{
+    CALICO_HW_ADDR, CALICO_IP_ADDRS, CALICO_IPV4_POOLS, CALICO_IPV6_POOLS, NamedPort, PodName, PodObject, PodWishes,
+    Protocol, Standing,
+};
 pub use policy::PolicyObject;
 pub use pool::PoolObject;
 pub use service::{ServiceObject, SliceObject};

@@ -15,7 +15,15 @@ const CALICO_POD_IPS: &str = "cni.projectcalico.org/podIPs";
 /// Calico's older annotation with a pod's one address.
 const CALICO_POD_IP: &str = "cni.projectcalico.org/podIP";
 /// Calico's annotation by which a user asks for addresses: a JSON list of them.
-const CALICO_IP_ADDRS: &str = "cni.projectcalico.org/ipAddrs";
+pub const CALICO_IP_ADDRS: &str = "cni.projectcalico.org/ipAddrs";
+/// Calico's annotation by which a user asks for certain pools of IPv4: a JSON list of names or ranges.
+pub const CALICO_IPV4_POOLS: &str = "cni.projectcalico.org/ipv4pools";
+/// The same for IPv6.
+pub const CALICO_IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
+/// Calico's annotation by which a user asks for a MAC.
+pub const CALICO_HW_ADDR: &str = "cni.projectcalico.org/hwAddr";
+
+const WISHES: [&str; 4] = [CALICO_IP_ADDRS, CALICO_IPV4_POOLS, CALICO_IPV6_POOLS, CALICO_HW_ADDR];
 
 /// A Pod. Addresses are text as the object has them; the model reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +43,23 @@ pub struct PodObject {
     pub status_ips: Vec<String>,
     /// The first of Calico's annotations `podIPs`, `podIP` and `ipAddrs` that is there, without lengths of prefixes.
     pub calico_ips: Vec<String>,
+    /// What the user asks for, and of which pod of the name.
+    pub wishes: Option<Box<PodWishes>>,
     /// `status.phase`.
     pub phase: Option<String>,
     /// The named ports of all containers that run as long as the pod does. Ports without a name are only words.
     pub ports: Vec<NamedPort>,
     /// Who has told of it.
     pub standing: Standing,
+}
+
+/// What a user asks for when a pod gets its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodWishes {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// Those of Calico's annotations by which a user asks for addresses and a MAC.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A port of a container, by the name that policies may call it.
@@ -135,10 +154,12 @@ impl PodObject {
             host_network: _,
             status_ips,
             calico_ips,
+            wishes,
             phase,
             ports: _,
             standing: _,
         } = later;
+        self.wishes = self.wishes.take().or(wishes);
         self.created_secs = self.created_secs.or(created_secs);
         self.node = self.node.take().or(node);
         amend_list(&mut self.status_ips, status_ips);
@@ -159,6 +180,7 @@ impl From<Pod> for PodObject {
             host_network: spec.host_network.unwrap_or_default(),
             standing: Standing::Known,
             calico_ips: calico_ips(&metadata),
+            wishes: wishes(&metadata).map(Box::new),
             phase: status.phase.clone().filter(|phase| !phase.is_empty()),
             status_ips: status_ips(status),
             labels: metadata.labels.unwrap_or_default(),
@@ -191,6 +213,12 @@ fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
 fn status_ips(status: PodStatus) -> Vec<String> {
     let all: Vec<String> = status.pod_ips.into_iter().flatten().map(|ip| ip.ip).filter(|ip| !ip.is_empty()).collect();
     if all.is_empty() { status.pod_ip.into_iter().filter(|ip| !ip.is_empty()).collect() } else { all }
+}
+
+fn wishes(meta: &ObjectMeta) -> Option<PodWishes> {
+    let wish = |name: &&str| Some(((*name).to_owned(), annotation(meta, name)?.to_owned()));
+    let annotations = WISHES.iter().filter_map(wish).collect();
+    Some(PodWishes { uid: meta.uid.as_deref()?.into(), annotations })
 }
 
 fn calico_ips(meta: &ObjectMeta) -> Vec<String> {

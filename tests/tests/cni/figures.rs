@@ -14,7 +14,7 @@ use super::node::{Node, Sandbox, ip_of};
 #[test]
 fn two_hundred_pods_ten_at_a_time_and_a_restart_beside_a_hundred() {
     Node::test("cni_two_hundred", |node| {
-        let sandboxes: Vec<Sandbox> = (0..200).map(|i| node.sandbox(&format!("pod-{i}"))).collect::<Result<_>>()?;
+        let sandboxes = node.sandboxes_of_known_pods(200)?;
         let mut addresses = BTreeSet::new();
         let added = each_of_ten(&sandboxes, |pod| {
             let began = Instant::now();
@@ -43,8 +43,7 @@ fn two_hundred_pods_ten_at_a_time_and_a_restart_beside_a_hundred() {
 fn one_pod_after_another() {
     Node::test("cni_one_by_one", |node| {
         let mut times = Vec::new();
-        for i in 0..40 {
-            let pod = node.sandbox(&format!("pod-{i}"))?;
+        for pod in node.sandboxes_of_known_pods(40)? {
             let began = Instant::now();
             pod.add()?;
             times.push(began.elapsed());

@@ -4,6 +4,7 @@
 mod at_once;
 mod chain;
 mod figures;
+mod lost_del;
 mod node;
 
 use std::time::Instant;

@@ -2,6 +2,7 @@
 //! plugin is called.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -17,6 +18,7 @@ use margay_lab::{
     kubernetes::{ControlPlane, programs},
     netlink::Netlink,
     netns,
+    observe::eventually,
     probe::ping::Ping,
 };
 use margay_loader::names::workload_interface;
@@ -43,6 +45,8 @@ pub struct Sandbox {
     binary: PathBuf,
     socket: PathBuf,
     pod: String,
+    /// The pod's `metadata.uid`, where there is a Pod object.
+    uid: Option<String>,
 }
 
 /// The CNI error's code, if it is one.
@@ -54,6 +58,16 @@ pub fn code(error: &anyhow::Error) -> u64 {
 pub fn ip_of(result: &Value) -> Result<Ipv4Addr> {
     let text = result["ips"][0]["address"].as_str().with_context(|| format!("no address in {result}"))?;
     text.trim_end_matches("/32").parse().with_context(|| format!("{text} is no /32"))
+}
+
+/// A Pod object of the node's.
+fn pod(name: &str, annotations: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": "default", "annotations": annotations },
+        "spec": { "nodeName": NODE, "automountServiceAccountToken": false,
+                  "containers": [{ "name": "c", "image": "none" }] },
+    })
 }
 
 /// What the plugin printed when it failed.
@@ -136,12 +150,7 @@ impl Node {
 
     /// A Pod object of this node's, with annotations.
     pub fn create_pod(&self, name: &str, annotations: &Value) -> Result<()> {
-        self.create(&json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": name, "namespace": "default", "annotations": annotations },
-            "spec": { "nodeName": NODE, "automountServiceAccountToken": false,
-                      "containers": [{ "name": "c", "image": "none" }] },
-        }))
+        self.create(&pod(name, annotations))
     }
 
     /// Starts the agent and waits until it is ready.
@@ -193,7 +202,35 @@ impl Node {
             binary: self.binary.clone(),
             socket: self.lab.dir().agent_state(NODE).join("cni.sock"),
             pod: pod.to_owned(),
+            uid: None,
         })
+    }
+
+    /// Sandboxes of so many pods that are in the API and that the agent has heard of, as it has when a kubelet starts them.
+    pub fn sandboxes_of_known_pods(&self, count: usize) -> Result<Vec<Sandbox>> {
+        let pods: Vec<_> = (0..count).map(|i| pod(&format!("pod-{i}"), &json!({}))).collect();
+        self.create(&json!({ "apiVersion": "v1", "kind": "List", "items": pods }))?;
+        let listed = self.control_plane.kubectl_output(["get", "pods", "--output=json"])?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let uids: BTreeMap<_, _> = listed["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|pod| Some((pod["metadata"]["name"].as_str()?, pod["metadata"]["uid"].as_str()?)))
+            .collect();
+        let sandbox = |i| {
+            let name = format!("pod-{i}");
+            let mut sandbox = self.sandbox(&name)?;
+            sandbox.uid = Some((*uids.get(name.as_str()).with_context(|| format!("{name} has no uid"))?).to_owned());
+            Ok(sandbox)
+        };
+        let sandboxes = (0..count).map(sandbox).collect();
+        eventually("the agent has heard of the pods", Duration::from_secs(10), || {
+            let status = self.lab.margay_json(NODE, "status")?;
+            ensure!(status["pods"].as_u64() >= Some(count as u64), "it knows {}", status["pods"]);
+            Ok(())
+        })?;
+        sandboxes
     }
 
     /// The node pings the address.
@@ -216,7 +253,12 @@ impl Node {
 
     /// Nothing of any pod is left: no device, no map entry, no route, no record, no address, no handle.
     pub fn has_no_trace(&self) -> Result<()> {
-        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        self.has_no_trace_within(Duration::from_secs(5))
+    }
+
+    /// The same, after a while at most.
+    pub fn has_no_trace_within(&self, patience: Duration) -> Result<()> {
+        let deadline = std::time::Instant::now() + patience;
         loop {
             match self.traces()? {
                 traces if traces.is_empty() => return Ok(()),
@@ -224,6 +266,21 @@ impl Node {
                 _ => std::thread::sleep(Duration::from_millis(50)),
             }
         }
+    }
+
+    /// The addresses that blocks say are some pod's of this node.
+    pub fn addresses_in_use(&self) -> Result<usize> {
+        let blocks = self.control_plane.kubectl_output(["get", "ipamblocks", "--output=json"])?;
+        Ok(blocks.matches("\"k8s-pod-network.").count())
+    }
+
+    /// Runs `body` without an API server; it is the same one afterwards.
+    pub fn without_api_server(&self, body: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.control_plane.api_server().kill()?;
+        let done = body();
+        self.control_plane.start_api_server()?;
+        self.control_plane.wait_ready(Duration::from_secs(60))?;
+        done
     }
 
     fn traces(&self) -> Result<Vec<String>> {
@@ -300,7 +357,7 @@ impl Sandbox {
             .env("CNI_NETNS", self.netns())
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", programs::bin("cni-plugins")?)
-            .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", self.pod));
+            .env("CNI_ARGS", self.arguments());
         let mut child = plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
         let stdin = child.stdin.take().context("the plugin's input")?;
         serde_json::to_writer(stdin, config)?;
@@ -308,6 +365,11 @@ impl Sandbox {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let printed = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).context(text)? };
         if output.status.success() { Ok(printed) } else { Err(PluginError(printed).into()) }
+    }
+
+    fn arguments(&self) -> String {
+        let uid = self.uid.iter().map(|uid| format!(";K8S_POD_UID={uid}")).collect::<String>();
+        format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}{uid}", self.pod)
     }
 
     /// Takes the namespace away, as a runtime does with a sandbox that failed.
