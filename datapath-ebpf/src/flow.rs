@@ -8,7 +8,7 @@
 //! times and TCP flags: another CPU may replace an entry, and its memory be another flow's by then.
 
 use margay_maps::{
-    Addr, Config, DropReason, EndpointKind, Flow, FlowVerdict, Half, Route, RouteKind, Way,
+    Addr, Config, DropReason, Endpoint, EndpointKind, Flow, FlowVerdict, Half, Route, RouteKind, Way,
     protocol::{
         UDP,
         tcp::{FIN, RST},
@@ -20,6 +20,7 @@ use crate::{
     ipv4::is_forwardable,
     judge::{Opening, judge},
     lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_node, is_own, route},
+    packet::put_mac,
     tuple::{Tuple, dst_port},
 };
 
@@ -272,9 +273,15 @@ pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
     };
     // SAFETY: as in `try_open`, whose references are not used meanwhile.
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
-    let (_, dst) = ends(tuple, tuple.half);
-    match find_way(half_mut(new, tuple.half), tuple, dst, Arrival::from_code(arrival), via_stack != 0) {
-        Ok(()) => STORED,
+    let (src, dst) = ends(tuple, tuple.half);
+    let arrival = Arrival::from_code(arrival);
+    match find_way(half_mut(new, tuple.half), tuple, dst, arrival, via_stack != 0) {
+        Ok(()) => {
+            if via_stack == 0 && !tuple.has(Tuple::STATELESS) {
+                expect_answer(new, tuple.half, src, arrival);
+            }
+            STORED
+        }
         Err(Refusal::NotForPods) => NOT_FOR_PODS,
         Err(Refusal::Drop(reason)) => DROP + reason as u32,
     }
@@ -336,9 +343,7 @@ fn find_way(half: &mut Half, tuple: &Tuple, dst: &Addr, arrival: Arrival, via_st
             return to_host(tuple, arrival);
         }
         if !via_stack && !local.mac.is_zero() {
-            half.way = Way::Pod;
-            half.ifindex = local.ifindex;
-            half.mac = local.mac;
+            lead_to_pod(half, local);
         }
         return Ok(());
     }
@@ -353,16 +358,68 @@ fn find_way(half: &mut Half, tuple: &Tuple, dst: &Addr, arrival: Arrival, via_st
                 to_host(tuple, arrival)?;
             }
             if !via_stack {
-                half.way = Way::Node;
-                half.ifindex = remote.ifindex;
-                half.node = remote.node;
-                half.next_hop = remote.next_hop;
-                half.mac = remote.mac;
+                lead_to_node(half, remote);
             }
             Ok(())
         }
         None => to_host(tuple, arrival),
     }
+}
+
+/// The way of the answers, where it is plain: they come in where packets of `half` go out, and go to where those came from. So
+/// the first answer need not take the slow path; one that comes in elsewhere still does.
+#[inline(always)]
+fn expect_answer(new: &mut Flow, half: u32, src: &Addr, arrival: Arrival) {
+    let [low, high] = &mut new.halves;
+    let (there, answer) = if half == 0 { (low, high) } else { (high, low) };
+    let ifindex_in = match there.way {
+        Way::Pod => there.ifindex,
+        Way::Node => Half::OVERLAY,
+        Way::Host | Way::Unknown => return,
+    };
+    if answer.way != Way::Unknown {
+        return;
+    }
+    match arrival {
+        Arrival::Workload(_) => {
+            let Some(local) = endpoint(src).filter(|local| !local.mac.is_zero()) else { return };
+            if there.way == Way::Node {
+                if !is_node(&there.node) {
+                    return;
+                }
+                copy_addr(&mut answer.node, &there.node);
+            }
+            lead_to_pod(answer, local);
+        }
+        Arrival::Overlay | Arrival::OverlayForPods => {
+            let Some(remote) = route(src).filter(|remote| remote.kind == RouteKind::Remote) else { return };
+            // From a pod of that node: for the node's own address there is a question more; see `find_way`.
+            if !same(remote.node.v4(), there.node.v4()) || same(remote.node.v4(), src.v4()) || !is_forwardable(src) {
+                return;
+            }
+            lead_to_node(answer, remote);
+        }
+        Arrival::Stack | Arrival::Host => return,
+    }
+    answer.ifindex_in = ifindex_in;
+}
+
+/// To a pod here.
+#[inline(always)]
+fn lead_to_pod(half: &mut Half, local: &Endpoint) {
+    half.way = Way::Pod;
+    half.ifindex = local.ifindex;
+    put_mac(&mut half.mac.bytes, &local.mac);
+}
+
+/// To a pod of another node.
+#[inline(always)]
+fn lead_to_node(half: &mut Half, remote: &Route) {
+    half.way = Way::Node;
+    half.ifindex = remote.ifindex;
+    copy_addr(&mut half.node, &remote.node);
+    copy_addr(&mut half.next_hop, &remote.next_hop);
+    put_mac(&mut half.mac.bytes, &remote.mac);
 }
 
 /// To a node, or to the world through the host's stack.
@@ -455,6 +512,16 @@ fn copy(to: &mut [Half; 2], from: &[Half; 2]) {
     let (to, from): (*mut u64, *const u64) = ((to as *mut [Half; 2]).cast(), (from as *const [Half; 2]).cast());
     for i in 0..WORDS {
         // SAFETY: as in `clear`; both are as long.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
+/// Likewise.
+#[inline(always)]
+fn copy_addr(to: &mut Addr, from: &Addr) {
+    let (to, from): (*mut u32, *const u32) = ((to as *mut Addr).cast(), (from as *const Addr).cast());
+    for i in 0..size_of::<Addr>() / 4 {
+        // SAFETY: within both addresses, whose alignment is a word's of four bytes.
         unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
 }

@@ -81,7 +81,7 @@ crate::contract! {
         pub bytes: u64,
         /// How its packets go on.
         pub way: Way,
-        /// Where its packets come in: the `cali*` interface of the pod that sends, or [`Half::OVERLAY`]. A packet from
+        /// Where its packets come in, or are expected: the `cali*` interface of the pod that sends, or [`Half::OVERLAY`]. A packet from
         /// elsewhere has its source checked anew. 0: not seen yet, or from the host's stack.
         pub ifindex_in: u32,
         /// [`Way::Pod`]: the pod's interface. [`Way::Node`]: the uplink. 0 otherwise.
