@@ -19,7 +19,7 @@ use crate::{
     events,
     ipv4::is_forwardable,
     judge::{Opening, judge},
-    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_node, is_own, route},
+    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_nobodys, is_node, is_own, route},
     packet::put_mac,
     tuple::{Tuple, dst_port},
 };
@@ -220,6 +220,10 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
         if !is_forwardable(dst) {
             return Err(Refusal::Drop(DropReason::NotUnicast));
         }
+    }
+    // A pod whose programs are still to be attached sends by the host's stack; no policies of its own are known here.
+    if arrival == Arrival::Stack && is_nobodys(src) {
+        return Err(Refusal::Drop(DropReason::NoEndpoint));
     }
     new.generation = config().map_or(0, |config| config.generation);
     new.opened = clock();

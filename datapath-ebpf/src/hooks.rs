@@ -16,7 +16,7 @@ use crate::{
     encap::{self, ECN_CE, OVERHEAD, Outer},
     flow::{Arrival, Refusal, follow},
     ipv4::{ETHER_IPV4, Ipv4, Payload, ethernet},
-    lookup::{Aligned, config, endpoint, is_node, is_own, route},
+    lookup::{Aligned, config, endpoint, is_nobodys, is_node, is_own, route},
     packet::{Packet, put_mac},
     tuple::Tuple,
 };
@@ -216,8 +216,13 @@ fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
         _ => return Err(DropReason::NoRemoteNode),
     };
     // What a pod here sends this way has been translated by the host's stack, which must see the answer.
-    if matches!(endpoint(&Addr::from_v4(ip.src)), Some(local) if local.kind == EndpointKind::Workload) {
-        follow_from_stack(packet, &ip, arrival_from_stack(packet))?;
+    let (src, arrival) = (Addr::from_v4(ip.src), arrival_from_stack(packet));
+    match endpoint(&src) {
+        Some(local) if local.kind == EndpointKind::Workload => {
+            follow_from_stack(packet, &ip, arrival)?;
+        }
+        None if arrival == Arrival::Stack && is_nobodys(&src) => return Err(DropReason::NoEndpoint),
+        _ => {}
     }
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
     put_mac(&mut eth.dst_addr, &to.mac);

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use margay_maps::{
     Addr, Clock, Config, Counter, Endpoint, EndpointKind, Enforcement, Event, EventCounts, Flow, FlowKey, FlowVerdict,
-    Fragment, FragmentKey, Id, Node, Readers, Route, Rule, RuleKey, TRAFFIC_SLOTS,
+    Fragment, FragmentKey, Id, Node, Readers, Route, RouteKind, Rule, RuleKey, TRAFFIC_SLOTS,
     config::CONFIG_SLOTS,
     drops::DROP_SLOTS,
     layout::{
@@ -148,6 +148,13 @@ pub fn is_own(addr: &Addr, ifindex: u32) -> bool {
 #[inline(always)]
 pub fn route(addr: &Addr) -> Option<&'static Route> {
     ROUTES.get(TrieKey::new(128, *addr).get())
+}
+
+/// Whether the address is of a block of this node, and nobody's that is known: of a pod that is gone, or whose programs are
+/// still to be attached.
+#[inline(always)]
+pub fn is_nobodys(addr: &Addr) -> bool {
+    endpoint(addr).is_none() && matches!(route(addr), Some(route) if route.kind == RouteKind::Local)
 }
 
 /// Whether the address is another node's, whose overlay packets are believed.

@@ -1,7 +1,7 @@
 //! The thread that tells the programs the time and takes out flows that are over.
 //!
-//! In: the maps. Out: the map `clock`, each second; fewer entries in `flows`. Never: more than a batch of the table at once, nor
-//! anything that the agent's loop waits for.
+//! In: the maps. Out: the map `clock`, each second; fewer entries in `flows`. Never: more than a step of the table at once
+//! ([`BATCH`] entries), nor anything that the agent's loop waits for.
 
 use std::{
     path::PathBuf,
@@ -11,9 +11,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use margay_maps::{
-    Clock,
+    Clock, Flow, FlowKey,
     layout::MAX_FLOWS,
-    user::{BATCH, HandleError, Maps},
+    user::{BATCH, Batch, HandleError, MapHandle, Maps},
 };
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
@@ -47,7 +47,7 @@ fn run(maps: &Maps, timeouts: Timeouts, since: u32) {
             let pressure = kept >= PRESSURE;
             if pressure || ticks.is_multiple_of(SWEEP_EVERY) {
                 let timeouts = if pressure { timeouts.under_pressure() } else { timeouts };
-                kept = sweep(maps, timeouts, now, since)?;
+                kept = sweep(&maps.flows, Rule { timeouts, now, since })?;
             }
             Ok(())
         });
@@ -65,21 +65,50 @@ fn tick(maps: &Maps) -> Result<u32> {
     Ok(seconds)
 }
 
-/// Looks at every entry once, removes those that are over, and says how many it has kept.
-fn sweep(maps: &Maps, timeouts: Timeouts, now: u32, since: u32) -> Result<usize, HandleError> {
+/// What the collector does with the flow table.
+trait Table {
+    fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<FlowKey, Flow>, HandleError>;
+    fn remove(&self, key: &FlowKey) -> Result<(), HandleError>;
+}
+
+// === impl MapHandle ===
+
+impl Table for MapHandle<FlowKey, Flow> {
+    fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<FlowKey, Flow>, HandleError> {
+        self.batch(from, count)
+    }
+
+    fn remove(&self, key: &FlowKey) -> Result<(), HandleError> {
+        self.remove(key)
+    }
+}
+
+/// Which entries stay.
+#[derive(Clone, Copy)]
+struct Rule {
+    timeouts: Timeouts,
+    now: u32,
+    since: u32,
+}
+
+/// What became of the entries of one step.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Step {
+    kept: usize,
+    removed: usize,
+    /// Where the next one begins; `None` at the end.
+    next: Option<u32>,
+}
+
+/// Looks at every entry once, step by step, removes those that are over, and says how many it has kept.
+fn sweep(table: &impl Table, rule: Rule) -> Result<usize, HandleError> {
     let began = Instant::now();
     let (mut kept, mut removed, mut from) = (0, 0, None);
     loop {
-        let batch = maps.flows.batch(from, BATCH)?;
-        for (key, flow) in &batch.entries {
-            if timeouts.is_over(key, flow, now, since) {
-                maps.flows.remove(key)?;
-                removed += 1;
-            } else {
-                kept += 1;
-            }
-        }
-        from = batch.next;
+        let step = step(table, rule, from)?;
+        kept += step.kept;
+        removed += step.removed;
+        from = step.next;
         if from.is_none() {
             break;
         }
@@ -88,4 +117,100 @@ fn sweep(maps: &Maps, timeouts: Timeouts, now: u32, since: u32) -> Result<usize,
         debug!(kept, removed, took = ?began.elapsed(), "flows that were over are gone");
     }
     Ok(kept)
+}
+
+/// Looks at no more than [`BATCH`] entries, however full the table is.
+fn step(table: &impl Table, rule: Rule, from: Option<u32>) -> Result<Step, HandleError> {
+    let Rule { timeouts, now, since } = rule;
+    let batch = table.batch(from, BATCH)?;
+    let mut step = Step { next: batch.next, ..Step::default() };
+    for (key, flow) in &batch.entries {
+        if timeouts.is_over(key, flow, now, since) {
+            table.remove(key)?;
+            step.removed += 1;
+        } else {
+            step.kept += 1;
+        }
+    }
+    Ok(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::RefCell,
+        collections::{BTreeMap, BTreeSet},
+    };
+
+    use margay_maps::{Addr, FlowVerdict, Half, protocol::TCP};
+
+    use super::*;
+
+    /// A table in the order of its keys; it notes what is asked of it.
+    #[derive(Default)]
+    struct Fake {
+        entries: BTreeMap<FlowKey, Flow>,
+        asked: RefCell<Vec<(Option<u32>, u32)>>,
+        removed: RefCell<BTreeSet<FlowKey>>,
+    }
+
+    impl Fake {
+        /// Every third flow is established, the others were never answered.
+        fn with(flows: u32) -> Self {
+            let entries = (0..flows).map(|number| (key(number), flow(number.is_multiple_of(3))));
+            Self { entries: entries.collect(), ..Self::default() }
+        }
+    }
+
+    impl Table for Fake {
+        fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<FlowKey, Flow>, HandleError> {
+            self.asked.borrow_mut().push((from, count));
+            let first = from.unwrap_or_default() as usize;
+            let entries: Vec<_> = self.entries.iter().skip(first).take(count as usize).map(|(k, f)| (*k, *f)).collect();
+            let end = first + entries.len();
+            Ok(Batch { entries, next: (end < self.entries.len()).then_some(end as u32) })
+        }
+
+        fn remove(&self, key: &FlowKey) -> Result<(), HandleError> {
+            self.removed.borrow_mut().insert(*key);
+            Ok(())
+        }
+    }
+
+    fn key(number: u32) -> FlowKey {
+        let [a, b, c, d] = number.to_be_bytes();
+        let (low, high) = (Addr::from_v4([10, 0, a, b]), Addr::from_v4([10, 1, 0, 1]));
+        FlowKey { low, high, low_port_be: [c, d], high_port_be: [0, 80], protocol: TCP, pad: [0; 3] }
+    }
+
+    fn flow(established: bool) -> Flow {
+        let half = |packets| Half { packets, last_seen: 100, ..Half::default() };
+        Flow { halves: [half(1), half(established.into())], verdict: FlowVerdict::Allowed, ..Flow::default() }
+    }
+
+    fn under_pressure() -> Rule {
+        Rule { timeouts: Timeouts::default().under_pressure(), now: 110, since: 0 }
+    }
+
+    #[test]
+    fn a_full_table_is_swept_in_steps_of_one_size() {
+        let table = Fake::with(MAX_FLOWS);
+        let kept = sweep(&table, under_pressure()).unwrap();
+        assert_eq!(kept, MAX_FLOWS.div_ceil(3) as usize, "what is established stays");
+        assert_eq!(table.removed.borrow().len(), MAX_FLOWS as usize - kept, "what was never answered goes");
+        let asked = table.asked.borrow();
+        assert_eq!(asked.len(), (MAX_FLOWS / BATCH) as usize);
+        assert!(asked.iter().all(|(_, count)| *count == BATCH), "a step looked at more than its share");
+        assert!(asked.windows(2).all(|two| two[0].0 < two[1].0), "steps go on where the one before ended");
+    }
+
+    #[test]
+    fn a_step_touches_its_own_entries_alone() {
+        let table = Fake::with(3 * BATCH);
+        let step = step(&table, under_pressure(), Some(BATCH)).unwrap();
+        assert_eq!(step.kept + step.removed, BATCH as usize);
+        assert_eq!(step.next, Some(2 * BATCH));
+        let range = key(BATCH)..key(2 * BATCH);
+        assert!(table.removed.borrow().iter().all(|key| range.contains(key)));
+    }
 }

@@ -4,7 +4,10 @@
 //! it, so they run side by side. `MARGAY_KEEP_LAB=1` leaves the lab of a test that fails standing.
 
 mod bad_input;
+mod changes;
 mod cli;
+mod first_packet;
+mod full_table;
 mod interop;
 mod lifecycle;
 mod malformed;

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,9 +14,9 @@ use margay_maps::DropReason;
 use nix::sys::signal::Signal;
 
 /// How long a change may take on a busy machine.
-const IN_FORCE: Duration = Duration::from_secs(5);
+pub const IN_FORCE: Duration = Duration::from_secs(5);
 /// After how long silence is silence.
-const SILENCE: Duration = Duration::from_millis(300);
+pub const SILENCE: Duration = Duration::from_millis(300);
 const PORT: u16 = 7_000;
 
 fn two_nodes(name: &str) -> LabBuilder {
@@ -39,13 +39,13 @@ fn allow_again(lab: &Lab) -> Result<()> {
 }
 
 /// An established connection.
-struct Connection {
+pub struct Connection {
     client: TcpStream,
     server: TcpStream,
 }
 
 impl Connection {
-    fn open(from: &Place, to: &Place) -> Result<Self> {
+    pub fn open(from: &Place, to: &Place) -> Result<Self> {
         let address = SocketAddrV4::new(to.address, PORT);
         let listener = to.namespace.run(|| Ok(TcpListener::bind(address)?))?;
         let client = from.namespace.run(|| Ok(TcpStream::connect(address)?))?;
@@ -58,7 +58,7 @@ impl Connection {
     }
 
     /// Whether what the client sends arrives.
-    fn carries(&mut self) -> Result<bool> {
+    pub fn carries(&mut self) -> Result<bool> {
         self.client.write_all(b"?")?;
         let mut byte = [0];
         match self.server.read(&mut byte) {
@@ -67,6 +67,11 @@ impl Connection {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Whether a new connection carries something.
+pub fn carries_tcp(from: &Place, to: &Place) -> Result<bool> {
+    Connection::open(from, to)?.carries()
 }
 
 #[test]
@@ -122,7 +127,7 @@ fn policies_stay_in_force_without_their_agent() {
 }
 
 /// Whether a datagram comes back.
-fn answers(from: &Place, to: &Place) -> Result<bool> {
+pub fn answers(from: &Place, to: &Place) -> Result<bool> {
     let server = to.namespace.run(|| Ok(UdpSocket::bind((to.address, PORT))?))?;
     let client = from.namespace.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
     server.set_read_timeout(Some(SILENCE))?;
@@ -133,34 +138,4 @@ fn answers(from: &Place, to: &Place) -> Result<bool> {
     server.send_to(&byte, peer)?;
     client.recv_from(&mut byte).context("the answer to what has arrived")?;
     Ok(true)
-}
-
-#[test]
-fn a_pod_under_deny_all_gets_no_packet_from_its_first_moment_on() {
-    /// How many pods are made, one after the other.
-    const PODS: usize = 25;
-    two_nodes("policy_first_packet").test(|lab| {
-        let x = lab.pod("x")?;
-        deny(lab)?;
-        let near = lab.pod("near")?;
-        eventually("isolated", IN_FORCE, || {
-            ensure!(!answers(&x, &near)?);
-            Ok(())
-        })?;
-        let client = x.namespace.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
-        for number in 0..PODS {
-            let pod = lab.add_pod(&format!("new-{number}"), "a")?;
-            let server = pod.namespace.run(|| Ok(UdpSocket::bind((pod.address, PORT))?))?;
-            server.set_read_timeout(Some(Duration::from_millis(1)))?;
-            let until = Instant::now() + Duration::from_millis(200);
-            while Instant::now() < until {
-                // Before the pod can be reached the kernel may say so.
-                let _unreachable = client.send_to(b"!", (pod.address, PORT));
-                ensure!(server.recv_from(&mut [0; 8]).is_err(), "pod {number} got a packet");
-            }
-        }
-        let first = lab.pod("new-0")?;
-        ensure!(answers(&lab.node("a")?, &first)?, "the new pods have no network at all");
-        Ok(())
-    });
 }
