@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod bpffs;
 pub mod builder;
 pub mod cluster;
 pub mod golden;

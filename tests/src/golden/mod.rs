@@ -1,13 +1,16 @@
 //! Golden packets: each program is given a packet by BPF_PROG_TEST_RUN, and must give back the right verdict, the right
 //! packet, the right counts and the right event. No interface and no traffic are needed, so this runs on any kernel.
 //!
-//! In: a loaded datapath, whose maps it fills with a small [`world`]. Out: one [`Outcome`](CaseResult) for each of the
-//! [`cases`]. Never: an attached program.
+//! In: a loaded datapath, whose maps it fills with a small [`world`]. Out: one [`CaseResult`] for each of the [`cases`], and for
+//! each of the [`conversations`] under policies. Never: an attached program.
 
 mod cases;
+mod conversations;
 mod events;
 mod expect;
-mod packet;
+pub mod packet;
+pub mod policies;
+pub mod transport;
 pub mod world;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,8 +18,10 @@ use aya::{TestRun as _, programs::TestRunOptions};
 use margay_loader::datapath::Datapath;
 use margay_maps::{Counter, DropReason, Hook, Outcome};
 
-pub use self::cases::cases;
+pub use self::conversations::conversations;
+pub use self::conversations::{Conversation, Step};
 use self::events::Listener;
+pub use self::{cases::cases, expect::first_difference};
 
 /// A packet and what must become of it.
 pub struct Case {
@@ -55,7 +60,7 @@ const UNSPEC: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
 
-/// Fills the maps with the world, and runs every case.
+/// Fills the maps with the world, and runs every case and every conversation.
 ///
 /// # Errors
 /// The maps cannot be written or read.
@@ -67,9 +72,32 @@ pub fn run(datapath: &mut Datapath) -> Result<Vec<CaseResult>> {
         let error = run_case(datapath, &mut listener, &case).err();
         results.push(CaseResult { name: case.name, hook: case.hook, error });
     }
+    for conversation in conversations() {
+        results.push(converse(datapath, &mut listener, &conversation)?);
+    }
     let error = listener.finish(datapath).err();
     results.push(CaseResult { name: "a flood of drops is told of in part", hook: Hook::FromWorkload, error });
     Ok(results)
+}
+
+/// Runs a conversation up to the first step that goes wrong.
+fn converse(datapath: &mut Datapath, listener: &mut Listener, conversation: &Conversation) -> Result<CaseResult> {
+    let Conversation { name, steps } = conversation;
+    policies::clear(&datapath.maps.flows)?;
+    policies::clear(&datapath.maps.fragments)?;
+    let mut hook = Hook::FromWorkload;
+    for step in steps {
+        match step {
+            Step::Policies(pod, neighbour) => pod.put_in_force(neighbour, &datapath.maps)?,
+            Step::Packet(case) => {
+                hook = case.hook;
+                if let Err(error) = run_case(datapath, listener, case) {
+                    return Ok(CaseResult { name, hook, error: Some(error.context(case.name)) });
+                }
+            }
+        }
+    }
+    Ok(CaseResult { name, hook, error: None })
 }
 
 fn run_case(datapath: &mut Datapath, listener: &mut Listener, case: &Case) -> Result<()> {

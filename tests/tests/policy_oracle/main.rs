@@ -5,12 +5,12 @@
 
 mod kernel;
 
-use std::{fs, path::PathBuf, process};
-
 use anyhow::{Context as _, Result, ensure};
-use margay_lab::oracle::generate::{self, Case};
+use margay_lab::{
+    bpffs::Bpffs,
+    oracle::generate::{self, Case},
+};
 use margay_loader::datapath::Datapath;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
@@ -21,30 +21,10 @@ use self::kernel::Kernel;
 /// How many clusters, each with [`generate::FLOWS`] packets: 10,000 packets and more.
 const CLUSTERS: usize = 1_200;
 
-/// A bpffs of the test's own, unmounted and removed at its end.
-struct Bpffs(PathBuf);
-
-impl Bpffs {
-    fn mount() -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("margay-oracle-{}", process::id()));
-        fs::create_dir_all(&dir)?;
-        let data: Option<&str> = None;
-        mount(Some("bpf"), &dir, Some("bpf"), MsFlags::empty(), data).context("mounting a bpffs needs root")?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        umount2(&self.0, MntFlags::MNT_DETACH).expect("unmounting the test's own bpffs");
-        fs::remove_dir(&self.0).expect("removing an empty directory");
-    }
-}
-
 #[test]
 fn oracle_planner_and_programs_agree() -> Result<()> {
-    let bpffs = Bpffs::mount()?;
-    let mut kernel = Kernel::new(Datapath::load(&bpffs.0)?);
+    let bpffs = Bpffs::mount("oracle")?;
+    let mut kernel = Kernel::new(Datapath::load(bpffs.dir())?);
     // The same cases each time: what fails here fails there.
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
