@@ -16,6 +16,7 @@ pub mod bench;
 pub mod bpffs;
 pub mod builder;
 pub mod cluster;
+pub mod fuzz;
 pub mod golden;
 pub mod kubernetes;
 pub mod lab;

@@ -1,4 +1,4 @@
-//! `demo`, `lab` and `bench`: build everything, then become `margay-lab`, which does the work.
+//! `demo`, `lab`, `bench` and `fuzz`: build everything, then become `margay-lab`, which does the work.
 //!
 //! In: arguments, which are passed on untouched. Out: the exit code of `margay-lab`, because this process is replaced
 //! by it (so Ctrl-C and the terminal are its own).

@@ -64,6 +64,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Feed mutated packets and map contents to every program, and compare what becomes of them with a model
+    ///
+    /// Builds first. All arguments go to `margay-lab fuzz`; `cargo xtask fuzz --help` prints its help. Needs root:
+    /// started by another user, only the fuzzer itself is run through sudo.
+    #[command(disable_help_flag = true)]
+    Fuzz {
+        /// Passed on to `margay-lab fuzz` as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     Test(suite::Args),
     VmTest(vm::Args),
     Lint(lint::Args),
@@ -77,6 +87,7 @@ fn main() -> ExitCode {
         Command::Demo { args } => lab::main("demo", &args),
         Command::Lab { args } => lab::main("lab", &args),
         Command::Bench { args } => lab::main("bench", &args),
+        Command::Fuzz { args } => lab::main("fuzz", &args),
         Command::Test(args) => suite::main(&args),
         Command::VmTest(args) => vm::main(&args),
         Command::Lint(args) => lint::main(&args),

@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod down;
 mod exec;
+mod fuzz;
 mod interrupt;
 mod kubernetes;
 mod status;
@@ -34,6 +35,7 @@ enum Top {
     Lab(Lab),
     Demo(demo::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,6 +76,7 @@ pub fn run() -> ExitCode {
     let result = match command {
         Top::Demo(args) => done(demo::demo(args)),
         Top::Bench(args) => bench::bench(args),
+        Top::Fuzz(args) => done(fuzz::fuzz(args)),
         Top::Lab(Lab::Up(args)) => done(up::up(args)),
         Top::Lab(Lab::Sync(args)) => done(up::sync(args)),
         Top::Lab(Lab::Exec(args)) => exec::exec(args),

@@ -1,0 +1,334 @@
+//! What must become of a packet: the flow table and the order of judging, written down once more from docs/ARCHITECTURE.md, slowly
+//! and without a single map.
+//!
+//! In: a [`World`] and packets, one after the other. Out: a [`Fate`] for each. Never: code of the programs.
+
+mod parse;
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use margay_maps::{FlowKey, Hook, overlay};
+
+use self::parse::{Frame, Ip, Transport};
+use super::world::World;
+use crate::golden::world::{NODE, OTHER_NODE, POD, REMOTE};
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct End {
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Both ends, the lower first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The one.
+    pub low: End,
+    /// The other.
+    pub high: End,
+    /// The protocol.
+    pub protocol: u8,
+}
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Allowed,
+    EgressDenied,
+    IngressDenied,
+    Unknown,
+}
+
+/// What is remembered of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub verdict: Verdict,
+    /// 0: the lower end.
+    pub opener: u32,
+    /// A FIN or an RST has passed.
+    pub closed: bool,
+    pub by_host: bool,
+    /// The verdict holds under the policies in force.
+    pub current: bool,
+}
+
+/// What tells the fragments of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FragmentId {
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub id: u16,
+    pub protocol: u8,
+}
+
+/// What must become of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Dropped.
+    Drop,
+    /// Passed on, and, if the program can, sent to where it goes.
+    Pass,
+    /// Left to others as it is; a redirection would be wrong.
+    Leave,
+    /// Not said: it is answered, not judged.
+    Any,
+}
+
+/// The node.
+#[derive(Clone, Debug)]
+pub struct Model {
+    world: World,
+    flows: BTreeMap<Key, Entry>,
+    fragments: BTreeMap<FragmentId, (u16, u16)>,
+}
+
+/// A packet's place in the flow table.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    key: Key,
+    half: u32,
+    opens: bool,
+    stateless: bool,
+    error: bool,
+    flags: u8,
+}
+
+/// Who brings a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Workload,
+    Overlay,
+    Host,
+}
+
+/// FIN and RST.
+const CLOSES: u8 = 0x05;
+
+// === impl Key ===
+
+impl Key {
+    /// And which half a packet from `a` to `b` belongs to.
+    pub fn of(a: End, b: End, protocol: u8) -> (Self, u32) {
+        if a <= b { (Self { low: a, high: b, protocol }, 0) } else { (Self { low: b, high: a, protocol }, 1) }
+    }
+
+    /// As the map has it.
+    pub fn in_map(&self) -> FlowKey {
+        let Self { low, high, protocol } = *self;
+        FlowKey {
+            low: low.ip.into(),
+            high: high.ip.into(),
+            low_port_be: low.port.to_be_bytes(),
+            high_port_be: high.port.to_be_bytes(),
+            protocol,
+            pad: [0; 3],
+        }
+    }
+
+    /// Sender and receiver of a half.
+    fn ends(&self, half: u32) -> (End, End) {
+        if half == 0 { (self.low, self.high) } else { (self.high, self.low) }
+    }
+}
+
+// === impl Model ===
+
+impl Model {
+    /// Begins with the world as it is found.
+    pub fn new(world: &World) -> Self {
+        Self { flows: world.flows.clone(), fragments: world.fragments.clone(), world: world.clone() }
+    }
+
+    /// The flows that have been seen.
+    pub fn flows(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.flows.iter()
+    }
+
+    /// The next packet.
+    pub fn judge(&mut self, hook: Hook, packet: &[u8]) -> Fate {
+        match hook {
+            Hook::FromWorkload => self.pod_sends(packet),
+            Hook::FromUplink => self.machine_sends(packet),
+            Hook::ToWorkload => self.stack_sends_to_pod(packet),
+            Hook::ToOverlay => self.stack_sends_to_node(packet),
+            // BPF_PROG_TEST_RUN gives no tunnel's data.
+            Hook::FromOverlay => Fate::Drop,
+        }
+    }
+
+    fn pod_sends(&mut self, packet: &[u8]) -> Fate {
+        match parse::frame(packet) {
+            Frame::Arp => return Fate::Any,
+            Frame::Other => return Fate::Drop,
+            Frame::Ipv4 => {}
+        }
+        let Some((ip, place)) = self.read(packet, parse::start(Hook::FromWorkload)) else { return Fate::Drop };
+        let own = |ip| self.world.pods.get(&ip) == Some(&true);
+        let (src, dst) = place.key.ends(place.half);
+        if (place.error && !own(ip.src)) || !own(src.ip) || !forwardable(dst.ip) {
+            return Fate::Drop;
+        }
+        let fate = self.follow(&place, By::Workload);
+        let to_node = !self.world.pods.contains_key(&dst.ip) && self.remote(dst.ip);
+        // The flow is remembered, but there is no device yet.
+        if fate == Fate::Pass && to_node && !self.world.configured { Fate::Drop } else { fate }
+    }
+
+    fn machine_sends(&mut self, packet: &[u8]) -> Fate {
+        if !self.world.configured || !self.world.own_decap {
+            return Fate::Leave;
+        }
+        let Some(sender) = parse::vxlan(packet) else { return Fate::Leave };
+        let Some(ip) = parse::ip(packet, parse::INNER) else { return Fate::Drop };
+        if ip.header != 20 || ip.ttl < 2 {
+            return Fate::Leave;
+        }
+        let Some((_, place)) = self.read(packet, parse::INNER) else { return Fate::Drop };
+        if !(sender == OTHER_NODE && self.world.other_node) {
+            return Fate::Drop;
+        }
+        self.follow(&place, By::Overlay)
+    }
+
+    fn stack_sends_to_pod(&mut self, packet: &[u8]) -> Fate {
+        match parse::frame(packet) {
+            Frame::Arp => return Fate::Leave,
+            Frame::Other => return Fate::Drop,
+            Frame::Ipv4 => {}
+        }
+        let Some((_, place)) = self.read(packet, parse::PLAIN) else { return Fate::Drop };
+        self.follow(&place, By::Host)
+    }
+
+    fn stack_sends_to_node(&mut self, packet: &[u8]) -> Fate {
+        let Some(ip) = parse::ip(packet, parse::PLAIN) else { return Fate::Drop };
+        if !self.world.configured || parse::frame(packet) != Frame::Ipv4 || !self.remote(ip.dst) {
+            return Fate::Drop;
+        }
+        if !self.world.pods.contains_key(&ip.src) {
+            return Fate::Pass;
+        }
+        let Some((_, place)) = self.read(packet, parse::PLAIN) else { return Fate::Drop };
+        self.follow(&place, By::Host)
+    }
+
+    /// The packet's place; `None`: its headers do not hold together.
+    fn read(&mut self, packet: &[u8], at: usize) -> Option<(Ip, Place)> {
+        let ip = parse::ip(packet, at)?;
+        let id = FragmentId { src: ip.src, dst: ip.dst, id: ip.id, protocol: ip.protocol };
+        let place = |ports: (u16, u16)| {
+            let (src, dst) = (End { ip: ip.src, port: ports.0 }, End { ip: ip.dst, port: ports.1 });
+            let (key, half) = Key::of(src, dst, ip.protocol);
+            Place { key, half, opens: false, stateless: false, error: false, flags: 0 }
+        };
+        if ip.offset != 0 {
+            let first = self.fragments.get(&id);
+            let stateless = first.is_none();
+            return Some((ip, Place { stateless, ..place(first.copied().unwrap_or_default()) }));
+        }
+        let (ports, place) = match parse::transport(packet, at, &ip)? {
+            Transport::Ports { src, dst, opens, flags } => ((src, dst), Place { opens, flags, ..place((src, dst)) }),
+            Transport::None => ((0, 0), place((0, 0))),
+            Transport::Error(about) => match self.about(&about) {
+                Some(error) => return Some((ip, error)),
+                None => ((0, 0), Place { stateless: true, ..place((0, 0)) }),
+            },
+            Transport::BadError => ((0, 0), Place { stateless: true, ..place((0, 0)) }),
+        };
+        if ip.more {
+            self.fragments.insert(id, ports);
+        }
+        Some((ip, place))
+    }
+
+    /// The place of an ICMP error, if it is about an allowed flow: that of an answer.
+    fn about(&self, about: &parse::About) -> Option<Place> {
+        let (src, dst) = (End { ip: about.src.0, port: about.src.1 }, End { ip: about.dst.0, port: about.dst.1 });
+        let (key, half) = Key::of(src, dst, about.protocol);
+        let allowed = self.flows.get(&key).is_some_and(|entry| entry.verdict == Verdict::Allowed);
+        allowed.then_some(Place { key, half: 1 - half, opens: false, stateless: true, error: true, flags: 0 })
+    }
+
+    fn follow(&mut self, place: &Place, by: By) -> Fate {
+        let Place { key, half, opens, stateless, error, flags } = *place;
+        let entry = self.flows.get(&key).copied();
+        let denied = entry.filter(|entry| matches!(entry.verdict, Verdict::EgressDenied | Verdict::IngressDenied));
+        if !stateless && by != By::Host && denied.is_some_and(|entry| entry.current && entry.opener == half) {
+            return Fate::Drop;
+        }
+        if let Some(fate) = self.way(place, by) {
+            return fate;
+        }
+        let allowed = entry.filter(|entry| entry.verdict == Verdict::Allowed);
+        if error && allowed.is_some() {
+            return Fate::Pass;
+        }
+        // An opening by the other end, or of what is closed, is a new flow.
+        let others = allowed.is_some_and(|entry| entry.opener != half);
+        let known = allowed.filter(|entry| !opens || (!others && !entry.closed));
+        let fresh =
+            Entry { verdict: Verdict::Unknown, opener: half, closed: false, by_host: by == By::Host, current: false };
+        let mut now = known.unwrap_or(fresh);
+        if !now.current {
+            now = Entry { verdict: self.verdict(&key, &now), current: true, ..now };
+        }
+        let passes = now.verdict == Verdict::Allowed;
+        now.closed |= passes && flags & CLOSES != 0;
+        if !stateless && (passes || !others) {
+            self.flows.insert(key, now);
+        }
+        if passes { Fate::Pass } else { Fate::Drop }
+    }
+
+    /// Why there is no way, if there is none.
+    fn way(&self, place: &Place, by: By) -> Option<Fate> {
+        let (_, dst) = place.key.ends(place.half);
+        let here = self.world.pods.contains_key(&dst.ip);
+        match by {
+            By::Host => None,
+            _ if here => None,
+            By::Overlay => Some(Fate::Leave),
+            By::Workload => {
+                let host = dst.ip == NODE && self.world.host;
+                let own_block = dst.ip.octets()[..3] == POD.octets()[..3];
+                let other_pod = self.remote(dst.ip) && dst.ip != OTHER_NODE;
+                let forges = place.key.protocol == 17 && !place.error && dst.port == overlay::PORT;
+                ((own_block && !host) || (!other_pod && forges)).then_some(Fate::Drop)
+            }
+        }
+    }
+
+    /// Whether a route leads to another node.
+    fn remote(&self, ip: Ipv4Addr) -> bool {
+        self.world.remote_route && (ip == OTHER_NODE || ip.octets()[..3] == REMOTE.octets()[..3])
+    }
+
+    /// What policies say, in the direction in which the flow was opened.
+    fn verdict(&self, key: &Key, entry: &Entry) -> Verdict {
+        let (from, to) = key.ends(entry.opener);
+        let lets = |rules: Option<&Vec<super::world::Allow>>, other: Ipv4Addr| {
+            let identity = self.world.identities.get(&other).copied().unwrap_or_default();
+            rules.is_none_or(|rules| rules.iter().any(|rule| rule.matches(identity, key.protocol, to.port)))
+        };
+        let egress = self.world.policies.get(&from.ip).and_then(|policies| policies.egress.as_ref());
+        let ingress = self.world.policies.get(&to.ip).and_then(|policies| policies.ingress.as_ref());
+        if from.ip == to.ip {
+            Verdict::Allowed
+        } else if !lets(egress, to.ip) {
+            Verdict::EgressDenied
+        } else if !entry.by_host && !lets(ingress, from.ip) {
+            Verdict::IngressDenied
+        } else {
+            Verdict::Allowed
+        }
+    }
+}
+
+/// Whether a router may forward to it (RFC 1812, section 5.3.7).
+fn forwardable(ip: Ipv4Addr) -> bool {
+    let [first, ..] = ip.octets();
+    first < 224 && first != 127 && first != 0
+}

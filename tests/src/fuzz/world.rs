@@ -1,0 +1,323 @@
+//! What the maps may hold when a packet comes: any state that the agent writes, or leaves half way, and whatever older entries of the
+//! flow table say.
+//!
+//! In: chance. Out: a [`World`], in the maps and for the model. Never: bytes that are no value of a map's type, or a rule that no
+//! NetworkPolicy comes to.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use anyhow::Result;
+use margay_maps::{
+    Addr, Config, Enforcement, Features, Flow, FlowVerdict, Fragment, FragmentKey, Half, Id, Mac, Rule, RuleKey, Way,
+    user::Maps,
+};
+
+use super::{
+    dice::Dice,
+    model::{End, Entry, FragmentId, Key, Verdict},
+    mutate::{ADDRESSES, PORTS, PROTOCOLS},
+};
+use crate::golden::{
+    policies::clear,
+    world::{
+        self, FACELESS, NEIGHBOUR, NEIGHBOUR_IFINDEX, NEIGHBOUR_SLOT, NODE, OTHER_NODE, POD, POD_IFINDEX, POD_SLOT,
+        REMOTE, WORLD,
+    },
+};
+
+/// The generation of routes and endpoints, and of every slot.
+const GENERATION: u32 = 7;
+/// The slot of the pod without a known MAC; see [`world::fill`].
+const FACELESS_SLOT: u32 = 3;
+const PODS: [(Ipv4Addr, u32); 3] = [(POD, POD_SLOT), (NEIGHBOUR, NEIGHBOUR_SLOT), (FACELESS, FACELESS_SLOT)];
+/// Who has an identity at times.
+const KNOWN: [Ipv4Addr; 5] = [REMOTE, NEIGHBOUR, POD, WORLD, NODE];
+
+/// What a rule lets through.
+#[derive(Clone, Copy, Debug)]
+pub struct Allow {
+    /// The other side's identity; 0: whoever.
+    pub identity: u8,
+    /// `None`: every protocol.
+    pub protocol: Option<u8>,
+    /// A port, and how many bits of it count.
+    pub port: u16,
+    /// 16: one port; 0: all of them.
+    pub bits: u8,
+}
+
+/// The policies of one pod; `None`: not isolated.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    /// What may come in.
+    pub ingress: Option<Vec<Allow>>,
+    /// What may go out.
+    pub egress: Option<Vec<Allow>>,
+}
+
+/// One state of a node.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// The agent has made the overlay device.
+    pub configured: bool,
+    /// The programs take overlay headers off themselves.
+    pub own_decap: bool,
+    /// The other node is one of the cluster.
+    pub other_node: bool,
+    /// Pods here, by address: their interface is the one that packets come in by.
+    pub pods: BTreeMap<Ipv4Addr, bool>,
+    /// The other node's block has a route.
+    pub remote_route: bool,
+    /// The node's own address is in `endpoints`.
+    pub host: bool,
+    /// By the pod's address; there is none for a pod that is not here.
+    pub policies: BTreeMap<Ipv4Addr, Policies>,
+    /// Identities of addresses.
+    pub identities: BTreeMap<Ipv4Addr, u8>,
+    /// The flow table as it was found.
+    pub flows: BTreeMap<Key, Entry>,
+    /// First fragments that came before.
+    pub fragments: BTreeMap<FragmentId, (u16, u16)>,
+}
+
+// === impl World ===
+
+impl World {
+    /// Any.
+    pub fn any(dice: &mut Dice) -> Self {
+        let mut world = Self {
+            configured: !dice.once_in(20),
+            own_decap: !dice.once_in(10),
+            other_node: !dice.once_in(10),
+            remote_route: !dice.once_in(10),
+            host: !dice.once_in(10),
+            ..Self::default()
+        };
+        for (pod, _) in PODS {
+            if !dice.once_in(8) {
+                world.pods.insert(pod, pod == POD || dice.once_in(10));
+                world.policies.insert(pod, Policies { ingress: rules(dice), egress: rules(dice) });
+            }
+        }
+        for ip in KNOWN {
+            if !dice.once_in(3) {
+                world.identities.insert(ip, 1 + dice.below(3) as u8);
+            }
+        }
+        for _ in 0..dice.below(12) {
+            let (key, entry) = (key(dice), entry(dice));
+            world.flows.insert(key, entry);
+        }
+        for _ in 0..dice.below(4) {
+            let id = FragmentId {
+                src: dice.pick(&ADDRESSES),
+                dst: dice.pick(&ADDRESSES),
+                id: dice.below(4) as u16,
+                protocol: dice.pick(&PROTOCOLS),
+            };
+            world.fragments.insert(id, (dice.pick(&PORTS), dice.pick(&PORTS)));
+        }
+        world
+    }
+
+    /// Writes it into the maps, in place of the one before.
+    ///
+    /// # Errors
+    /// A map refused.
+    pub fn write(&self, maps: &Maps, features: Features, dice: &mut Dice) -> Result<()> {
+        for clear_one in [
+            clear(&maps.flows),
+            clear(&maps.fragments),
+            clear(&maps.rules),
+            clear(&maps.identities),
+            clear(&maps.networks),
+        ] {
+            clear_one?;
+        }
+        world::fill(maps, features)?;
+        let config = maps.config.get(&0)?.unwrap_or_default();
+        let own_decap = if self.own_decap { 0 } else { Features::OWN_DECAP };
+        let overlay_ifindex = if self.configured { config.overlay_ifindex } else { 0 };
+        let features = Features { bits: features.bits & !own_decap };
+        maps.config.insert(&0, &Config { overlay_ifindex, features, generation: GENERATION, ..config })?;
+        self.write_ends(maps)?;
+        self.write_policies(maps)?;
+        for (key, entry) in &self.flows {
+            maps.flows.insert(&key.in_map(), &self.flow(key, entry, dice))?;
+        }
+        for (id, ports) in &self.fragments {
+            let FragmentId { src, dst, id, protocol } = *id;
+            let key = FragmentKey { src: src.into(), dst: dst.into(), id_be: id.to_be_bytes(), protocol, pad: 0 };
+            let value = Fragment { src_port_be: ports.0.to_be_bytes(), dst_port_be: ports.1.to_be_bytes() };
+            maps.fragments.insert(&key, &value)?;
+        }
+        Ok(())
+    }
+
+    fn write_ends(&self, maps: &Maps) -> Result<()> {
+        for (pod, _) in PODS {
+            let Some(is_sender) = self.pods.get(&pod) else {
+                maps.endpoints.remove(&pod.into())?;
+                continue;
+            };
+            let mut endpoint = maps.endpoints.get(&pod.into())?.unwrap_or_default();
+            endpoint.ifindex = if *is_sender { POD_IFINDEX } else { NEIGHBOUR_IFINDEX };
+            maps.endpoints.insert(&pod.into(), &endpoint)?;
+        }
+        if !self.host {
+            maps.endpoints.remove(&NODE.into())?;
+        }
+        if !self.other_node {
+            maps.nodes.remove(&OTHER_NODE.into())?;
+        }
+        if !self.remote_route {
+            for (key, route) in maps.routes.entries()? {
+                if route.kind == margay_maps::RouteKind::Remote {
+                    maps.routes.remove(&key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_policies(&self, maps: &Maps) -> Result<()> {
+        let rule = Rule { origin: Id { bytes: [9; 8] } };
+        for (pod, slot) in PODS {
+            let policies = self.policies.get(&pod).cloned().unwrap_or_default();
+            let mut ids = [Id::NONE; 2];
+            for (direction, allowed) in [policies.ingress, policies.egress].iter().enumerate() {
+                let Some(allowed) = allowed else { continue };
+                ids[direction] = Id { bytes: [1 + direction as u8, slot as u8, 0, 0, 0, 0, 0, 1] };
+                for allow in allowed {
+                    maps.rules.insert(&allow.key(ids[direction]), &rule)?;
+                }
+            }
+            let [ingress, egress] = ids;
+            maps.enforcement.insert(&slot, &Enforcement { generation: GENERATION, ingress, egress })?;
+        }
+        for (ip, identity) in &self.identities {
+            // Pods by their address, everybody else by a prefix.
+            if *ip == WORLD || *ip == NODE {
+                maps.networks.insert(&margay_maps::PrefixKey::host((*ip).into()), &id_of(*identity))?;
+            } else {
+                maps.identities.insert(&(*ip).into(), &id_of(*identity))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The slot of a pod that is here; 0 of everybody else.
+    fn slot(&self, ip: Ipv4Addr) -> u32 {
+        PODS.iter().find(|(pod, _)| *pod == ip && self.pods.contains_key(&ip)).map_or(0, |(_, slot)| *slot)
+    }
+
+    fn flow(&self, key: &Key, entry: &Entry, dice: &mut Dice) -> Flow {
+        let half = |dice: &mut Dice, closed: bool| Half {
+            packets: dice.below(3) as u64,
+            way: dice.pick(&[Way::Unknown, Way::Unknown, Way::Host]),
+            ifindex: dice.below(10) as u32,
+            mac: Mac { bytes: [dice.byte(); 6] },
+            node: Addr::from(dice.pick(&[OTHER_NODE, WORLD])),
+            tcp_flags: if closed { 1 } else { 0x12 },
+            ..Half::default()
+        };
+        let mut flow = Flow {
+            halves: [half(dice, entry.closed), half(dice, false)],
+            verdict: entry.verdict.in_map(),
+            opener: entry.opener,
+            generation: GENERATION,
+            slots: [self.slot(key.low.ip), self.slot(key.high.ip)],
+            // 1: the host's stack opened it, so that answers climb it again.
+            via_stack: if entry.by_host { 2 } else { u32::from(self.configured && dice.once_in(2)) },
+            ..Flow::default()
+        };
+        // Slot 0 is nobody's: nothing raises its generation.
+        flow.slot_generations = flow.slots.map(|slot| if slot == 0 { 0 } else { GENERATION });
+        if !entry.current {
+            match dice.below(3) {
+                0 => flow.generation = GENERATION - 1,
+                1 => flow.slot_generations[dice.below(2)] = GENERATION + 1,
+                _ => flow.slots[dice.below(2)] = u32::MAX,
+            }
+        }
+        flow
+    }
+}
+
+fn id_of(identity: u8) -> Id {
+    Id { bytes: [identity; 8] }
+}
+
+fn rules(dice: &mut Dice) -> Option<Vec<Allow>> {
+    let count = dice.pick(&[0, 1, 2, 4]);
+    (!dice.once_in(3)).then(|| (0..count).map(|_| Allow::any(dice)).collect())
+}
+
+fn key(dice: &mut Dice) -> Key {
+    let mut end = || End { ip: dice.pick(&ADDRESSES), port: dice.pick(&PORTS) };
+    let (a, b) = (end(), end());
+    Key::of(a, b, dice.pick(&PROTOCOLS)).0
+}
+
+fn entry(dice: &mut Dice) -> Entry {
+    Entry {
+        verdict: dice.pick(&[
+            Verdict::Allowed,
+            Verdict::Allowed,
+            Verdict::EgressDenied,
+            Verdict::IngressDenied,
+            Verdict::Unknown,
+        ]),
+        opener: dice.below(2) as u32,
+        closed: dice.once_in(4),
+        by_host: dice.once_in(8),
+        current: dice.once_in(2),
+    }
+}
+
+// === impl Allow ===
+
+impl Allow {
+    /// As rules of NetworkPolicies are: ports have a protocol.
+    fn any(dice: &mut Dice) -> Self {
+        let protocol = [None, Some(6), Some(17), Some(132)][dice.below(4)];
+        let bits = if protocol.is_none() { 0 } else { dice.pick(&[0, 4, 12, 16]) };
+        let mask = u16::MAX.checked_shl(16 - u32::from(bits)).unwrap_or(0);
+        Self { identity: dice.below(4) as u8, protocol, port: dice.pick(&PORTS) & mask, bits }
+    }
+
+    /// Whether it lets this through.
+    pub fn matches(&self, identity: u8, protocol: u8, port: u16) -> bool {
+        let rest = 16 - u32::from(self.bits);
+        (self.identity == 0 || self.identity == identity)
+            && self.protocol.is_none_or(|own| own == protocol)
+            && (self.port ^ port).checked_shr(rest).unwrap_or(0) == 0
+    }
+
+    fn key(&self, policy: Id) -> RuleKey {
+        let identity = if self.identity == 0 { Id::NONE } else { id_of(self.identity) };
+        let ports = RuleKey::ANY_PORT + u32::from(self.bits);
+        let prefix_len = if self.protocol.is_some() { ports } else { RuleKey::ANY_PROTOCOL };
+        RuleKey {
+            prefix_len,
+            policy,
+            identity,
+            protocol: self.protocol.unwrap_or(0),
+            pad: 0,
+            port_be: self.port.to_be_bytes(),
+        }
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    fn in_map(self) -> FlowVerdict {
+        match self {
+            Self::Allowed => FlowVerdict::Allowed,
+            Self::EgressDenied => FlowVerdict::EgressDenied,
+            Self::IngressDenied => FlowVerdict::IngressDenied,
+            Self::Unknown => FlowVerdict::Unknown,
+        }
+    }
+}
