@@ -22,6 +22,7 @@ pub mod kubernetes;
 pub mod lab;
 pub mod manifests;
 pub mod names;
+pub mod netem;
 pub mod netlink;
 pub mod netns;
 pub mod observe;

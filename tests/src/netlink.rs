@@ -6,11 +6,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, anyhow};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
 use margay_maps::Mac;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteMessage, RouteScope};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
@@ -277,6 +280,41 @@ impl Netlink {
         self.runtime
             .block_on(request.link_layer_address(&mac.bytes).replace().execute())
             .with_context(|| format!("setting the neighbour {address} of {device} in {}", self.namespace))
+    }
+
+    /// Puts another qdisc in the place of a device's root.
+    ///
+    /// # Errors
+    /// There is no such device, or the kernel has no such qdisc.
+    pub fn replace_root_qdisc(&self, device: &str, attributes: Vec<TcAttribute>) -> Result<()> {
+        let mut message = TcMessage::with_index(i32::try_from(self.index(device)?)?);
+        message.header.parent = TcHandle::ROOT;
+        message.attributes = attributes;
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.runtime
+            .block_on(async {
+                let mut answers = self.handle.clone().request(request)?;
+                while let Some(answer) = answers.next().await {
+                    if let NetlinkPayload::Error(error) = answer.payload {
+                        return Err(rtnetlink::Error::NetlinkError(error));
+                    }
+                }
+                Ok(())
+            })
+            .with_context(|| format!("changing the root qdisc of {device} in {}", self.namespace))
+    }
+
+    /// Gives a device its root qdisc back.
+    ///
+    /// # Errors
+    /// There is no such device, or it has the one that it came with.
+    pub fn delete_root_qdisc(&self, device: &str) -> Result<()> {
+        let mut request = self.handle.qdisc().del(i32::try_from(self.index(device)?)?);
+        request.message_mut().header.parent = TcHandle::ROOT;
+        self.runtime
+            .block_on(request.execute())
+            .with_context(|| format!("deleting the root qdisc of {device} in {}", self.namespace))
     }
 
     /// Sets a permanent forwarding entry of a VXLAN device: frames to `mac` go to the machine `remote`.

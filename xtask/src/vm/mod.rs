@@ -63,7 +63,7 @@ impl Default for Args {
 }
 
 /// Modules that Debian's kernels do not have built in and the suite needs; what they depend on is found by itself.
-const MODULES: [&str; 7] = ["veth", "vxlan", "sch_ingress", "cls_bpf", "bridge", "dummy", "ipip"];
+const MODULES: [&str; 9] = ["veth", "vxlan", "sch_ingress", "cls_bpf", "bridge", "dummy", "ipip", "sctp", "sch_netem"];
 
 /// How one kernel did.
 pub struct Outcome {

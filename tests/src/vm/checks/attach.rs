@@ -12,7 +12,8 @@ pub const NODES: [&str; 2] = ["a", "b"];
 /// Starts the lab: two pods on one node, one on the other, so that every kind of way exists.
 pub fn run(context: &mut Context) -> Result<String> {
     let [a, b] = NODES;
-    let lab = Lab::builder("vm").node(a).node(b).pod("web").on(a).pod("cache").on(a).pod("db").on(b);
+    let lab = Lab::builder("vm").node(a).node(b).pod("web").label("app", "web").on(a);
+    let lab = lab.pod("cache").label("app", "cache").on(a).pod("db").label("app", "db").on(b);
     let lab = context.lab.insert(lab.start()?);
     lab.wait_ready(READY)?;
     let wanted = Backend::of_this_kernel().to_string();

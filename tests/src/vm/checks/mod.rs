@@ -6,6 +6,8 @@
 mod attach;
 mod golden;
 mod load;
+mod netem;
+mod policy;
 mod reach;
 mod restart;
 
@@ -35,12 +37,14 @@ pub struct Check {
 }
 
 /// All of them.
-pub const CHECKS: [Check; 5] = [
+pub const CHECKS: [Check; 7] = [
     Check { name: "load", run: load::run },
     Check { name: "golden", run: golden::run },
     Check { name: "attach", run: attach::run },
     Check { name: "reach", run: reach::run },
     Check { name: "restart", run: restart::run },
+    Check { name: "policy", run: policy::run },
+    Check { name: "netem", run: netem::run },
 ];
 
 // === impl Context ===
