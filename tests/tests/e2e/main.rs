@@ -6,6 +6,7 @@
 mod bad_input;
 mod changes;
 mod cli;
+mod conversations;
 mod first_packet;
 mod full_table;
 mod interop;

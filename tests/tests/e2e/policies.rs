@@ -40,8 +40,8 @@ fn allow_again(lab: &Lab) -> Result<()> {
 
 /// An established connection.
 pub struct Connection {
-    client: TcpStream,
-    server: TcpStream,
+    pub client: TcpStream,
+    pub server: TcpStream,
 }
 
 impl Connection {

@@ -35,7 +35,8 @@ use std::{
 ///
 /// The kernels are Debian's own, pinned in xtask/kernels.pins, fetched with apt (signatures and checksums verified) into
 /// ~/.cache/margay/kernels at the first run. Inside, every program is loaded and attached the best way which that kernel
-/// has (TCX from 6.6, clsact before), the golden packets are run, and pods on two nodes talk to each other. Software
+/// has (TCX from 6.6, clsact before), the golden packets are run, pods on two nodes talk to each other while agents are
+/// replaced, under policies (TCP and SCTP), and over a network that loses, delays, doubles and overtakes. Software
 /// emulation is enough; root is not needed. The full log of each kernel is <target>/vm/KERNEL.log.
 #[derive(clap::Args)]
 pub struct Args {
