@@ -30,3 +30,4 @@ pub mod source;
 pub mod state;
 pub mod suspects;
 pub mod uninstall;
+pub mod view;

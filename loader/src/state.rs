@@ -19,6 +19,7 @@ use crate::{
     cni::SOCKET,
     datapath::{Backend, ProgramFacts},
     problem::Problem,
+    view,
 };
 
 /// Where the agent keeps its files unless told otherwise.
@@ -255,7 +256,7 @@ impl StateDir {
     /// # Errors
     /// A file could not be removed.
     pub fn remove(&self) -> Result<(), StateError> {
-        for name in [STATUS, LAST_GOOD, SYSCTLS, ATTACHMENTS, INCUMBENTS, SOCKET, LOCK] {
+        for name in [STATUS, LAST_GOOD, SYSCTLS, ATTACHMENTS, INCUMBENTS, SOCKET, view::SOCKET, LOCK] {
             self.remove_file(name)?;
         }
         // Not empty: somebody else keeps something there.

@@ -87,6 +87,7 @@ pub async fn run(config: AgentConfig) -> Result<()> {
     let mut source_changes = agent.source.watch();
     settle(&*agent.source).await;
     let mut cni_requests = agent.serve_cni()?;
+    agent.serve_view()?;
     info!(node = agent.config.node_name, "agent started");
     let mut calm = Instant::now();
     let mut quiet = Instant::now();

@@ -29,6 +29,7 @@ use crate::{
         Backend, Datapath,
         attach::{Depth, Known},
     },
+    events::pump::Pump,
     flows::{self, Timeouts},
     health::Health,
     host::{
@@ -41,6 +42,7 @@ use crate::{
     problem::Problem,
     source::{self, Keep, Source, SourceConfig},
     state::StateDir,
+    view::{self, View},
 };
 
 /// Everything that lives from pass to pass.
@@ -59,6 +61,7 @@ pub(super) struct Agent {
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
     sweeper: Sweeper,
     readiness: watch::Sender<Readiness>,
+    view: watch::Sender<Option<Arc<View>>>,
     known: Done,
     policies: Policies,
     /// The interfaces that the last pass has put in force.
@@ -110,6 +113,7 @@ impl Agent {
             cni,
             cni_requests: Some(cni_requests),
             readiness,
+            view: watch::Sender::new(None),
             known: Done::default(),
             policies: Policies::default(),
             in_force: BTreeSet::new(),
@@ -121,6 +125,14 @@ impl Agent {
         let socket = self.state.path(SOCKET);
         self.cni.listen(&socket).with_context(|| format!("listening on {}", socket.display()))?;
         self.cni_requests.take().context("the CNI server is started once")
+    }
+
+    /// Opens the socket for questions.
+    pub(super) fn serve_view(&mut self) -> Result<()> {
+        let socket = self.state.path(view::SOCKET);
+        let pump = Pump::start(self.datapath.pins().dir().to_owned(), self.view.subscribe())?;
+        view::server::listen(&socket, self.view.subscribe(), pump)
+            .with_context(|| format!("listening on {}", socket.display()))
     }
 
     /// Tells the plugins that waited for the last pass how it went.
@@ -272,6 +284,8 @@ impl Agent {
         problems.extend(plan.problems.iter().cloned());
         let applied = apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, depth);
         self.policies.applied(self.known.maps.has_policies());
+        let seen = View::new(self.config.node_name.clone(), Arc::clone(&model), Arc::clone(&plan.policy));
+        self.view.send_replace(Some(Arc::new(seen)));
         problems.extend(applied);
         self.attach(&plan, depth, problems)?;
         self.set_sysctls(&plan, &view, depth, problems)?;

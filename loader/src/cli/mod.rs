@@ -8,7 +8,9 @@ mod flows;
 mod install;
 mod ipam;
 mod list;
+mod monitor;
 mod output;
+mod policy;
 mod status;
 
 use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -103,6 +105,14 @@ enum Command {
         /// Only those with this end: an address, or a pod as namespace/name
         end: Option<String>,
     },
+    /// Show or list the NetworkPolicies that are in force on this node
+    Policy(policy::PolicyArgs),
+    /// Print drops and new flows of this node as they happen, with pods, policies and reasons
+    ///
+    /// Several may watch at once: the agent tells them all. A packet that policies deny is a drop; a flow is told of once, when it
+    /// is opened and may pass. With -o json each line is an object. What could not be told of, because there was too much at once or
+    /// because it was read too slowly, is counted: "N events lost". Ends with Ctrl-C.
+    Monitor(monitor::MonitorArgs),
     /// List the maps: where each is pinned, and how full it is
     Maps,
     /// Show or check what is written down about addresses in the Kubernetes API
@@ -224,6 +234,8 @@ fn run(common: Common, command: Command) -> Result<u8> {
         Command::Nodes => list::nodes(&pins, output),
         Command::Drops { all } => list::drops(&pins, output, all),
         Command::Flows { end } => flows::run(&state, &pins, end.as_deref(), output),
+        Command::Policy(args) => policy::run(&args, &state, &pins, output),
+        Command::Monitor(args) => monitor::run(&args, &state, output),
         Command::Maps => list::maps(&pins, output),
         Command::Ipam(args) => ipam::run(args, output),
         Command::Controller(args) => controller::run(args),

@@ -12,6 +12,7 @@ mod full_table;
 mod interop;
 mod lifecycle;
 mod malformed;
+mod monitor;
 mod pods;
 mod policies;
 mod reachability;
