@@ -15,6 +15,7 @@ pub mod controller;
 pub mod crd;
 pub mod datapath;
 pub mod events;
+pub mod explain;
 pub mod flows;
 pub mod health;
 pub mod host;

@@ -193,7 +193,7 @@ pub(super) fn maps(pins: &PinDir, format: Format) -> Result<u8> {
 }
 
 /// The name of an interface of this network namespace.
-fn interface_name(ifindex: u32) -> Option<String> {
+pub(super) fn interface_name(ifindex: u32) -> Option<String> {
     if ifindex == 0 {
         return None;
     }

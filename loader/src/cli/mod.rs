@@ -4,6 +4,7 @@ mod api;
 mod controller;
 #[cfg(test)]
 mod deploy_tests;
+mod explain;
 mod flows;
 mod install;
 mod ipam;
@@ -37,7 +38,7 @@ use crate::{
 const EXIT_OK: u8 = 0;
 /// The command could not do what it was asked.
 const EXIT_FAILED: u8 = 1;
-/// The command worked, and has found that something is wrong (`status`, `ipam check`).
+/// The command worked, and has found that something is wrong (`status`, `ipam check`), or is dropped (`explain`).
 const EXIT_DEGRADED: u8 = 3;
 /// No agent runs (`status`).
 const EXIT_NOT_RUNNING: u8 = 4;
@@ -49,7 +50,7 @@ const EXIT_NOT_RUNNING: u8 = 4;
     max_term_width = 110,
     after_help = "\
 Exit codes: 0 all is well; 1 the command failed; 2 it was called wrongly; \
-3 something is wrong (status, ipam check); 4 no agent runs (status)."
+3 something is wrong (status, ipam check), or it is dropped (explain); 4 no agent runs (status)."
 )]
 struct Cli {
     #[command(flatten)]
@@ -105,6 +106,12 @@ enum Command {
         /// Only those with this end: an address, or a pod as namespace/name
         end: Option<String>,
     },
+    /// Say whether a packet would get through, which policies and rules decide, and where it would go
+    ///
+    /// The programs of this node are asked, over the maps that are in force, with the first packet of such a flow. Nothing is sent and
+    /// nothing is changed. A pod's node has the say about its policies: where the other end is another node's, ask there too.
+    /// Exit code 0: it goes on, as far as this node has a say; 3: it is dropped; 1: it could not be found out.
+    Explain(explain::ExplainArgs),
     /// Show or list the NetworkPolicies that are in force on this node
     Policy(policy::PolicyArgs),
     /// Print drops and new flows of this node as they happen, with pods, policies and reasons
@@ -234,6 +241,7 @@ fn run(common: Common, command: Command) -> Result<u8> {
         Command::Nodes => list::nodes(&pins, output),
         Command::Drops { all } => list::drops(&pins, output, all),
         Command::Flows { end } => flows::run(&state, &pins, end.as_deref(), output),
+        Command::Explain(args) => explain::run(&args, &state, &pins, output),
         Command::Policy(args) => policy::run(&args, &state, &pins, output),
         Command::Monitor(args) => monitor::run(&args, &state, output),
         Command::Maps => list::maps(&pins, output),

@@ -85,7 +85,7 @@ pub(super) fn run(args: &MonitorArgs, state: &StateDir, format: Format) -> Resul
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut agent = attach(&socket)?;
     while left > 0 {
-        match agent.next()? {
+        match agent.hear()? {
             Some(Reply::Told(told)) if args.wants(&told) => {
                 print(&told, format)?;
                 left -= 1;

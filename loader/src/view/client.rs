@@ -7,12 +7,23 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::protocol::{Reply, Request};
 
 /// How long an answer may take. The agent has it at hand.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// There is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The agent says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The agent says nothing, or nothing that makes sense.
+    #[error("{0:#}")]
+    Gone(anyhow::Error),
+}
 
 /// A connection to the agent.
 #[derive(Debug)]
@@ -40,15 +51,18 @@ impl Agent {
     ///
     /// # Errors
     /// The agent could not answer, or went away.
-    pub fn ask(&mut self, request: &Request) -> Result<Reply> {
+    pub fn ask(&mut self, request: &Request) -> Result<Reply, AskError> {
+        match self.exchange(request).map_err(AskError::Gone)? {
+            Reply::Failed(why) => Err(AskError::Refused(why)),
+            reply => Ok(reply),
+        }
+    }
+
+    fn exchange(&mut self, request: &Request) -> Result<Reply> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line).context("asking the agent")?;
-        match self.next()? {
-            Some(Reply::Failed(why)) => bail!("{why}"),
-            Some(reply) => Ok(reply),
-            None => bail!("the agent hung up: it is stopping"),
-        }
+        self.hear()?.ok_or_else(|| anyhow!("the agent hung up: it is stopping"))
     }
 
     /// From here on waits for an answer as long as it takes.
@@ -63,7 +77,7 @@ impl Agent {
     ///
     /// # Errors
     /// It came too late, or is no answer.
-    pub fn next(&mut self) -> Result<Option<Reply>> {
+    pub fn hear(&mut self) -> Result<Option<Reply>> {
         let mut line = String::new();
         if self.stream.read_line(&mut line).context("waiting for the agent")? == 0 {
             return Ok(None);

@@ -95,13 +95,22 @@ const fn kernel_type(kind: MapKind) -> u32 {
 /// # Errors
 /// [`HandleError::Mismatch`] names the first difference.
 pub fn check(fd: &OwnedFd, spec: &MapSpec) -> Result<sys::MapFacts, HandleError> {
+    let facts = check_types(fd, spec)?;
+    let MapSpec { name, max_entries: expected, .. } = *spec;
+    match facts.max_entries {
+        found if found != expected => Err(HandleError::Mismatch { name, what: "its capacity", found, expected }),
+        _ => Ok(facts),
+    }
+}
+
+/// As [`check`], whatever the capacity: all that reading and writing rely on.
+fn check_types(fd: &OwnedFd, spec: &MapSpec) -> Result<sys::MapFacts, HandleError> {
     let name = spec.name;
     let facts = sys::map_facts(fd.as_fd()).map_err(|source| HandleError::Open { name, source })?;
     let differs = [
         ("its type", facts.map_type, kernel_type(spec.kind)),
         ("its key size", facts.key_size, spec.key_size),
         ("its value size", facts.value_size, spec.value_size),
-        ("its capacity", facts.max_entries, spec.max_entries),
     ];
     match differs.into_iter().find(|(_, found, expected)| found != expected) {
         Some((what, found, expected)) => Err(HandleError::Mismatch { name, what, found, expected }),
@@ -135,7 +144,7 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
     fn new(fd: OwnedFd, spec: &'static MapSpec) -> Result<Self, HandleError> {
         // The sizes that every `unsafe` below relies on.
         assert_eq!((size_of::<K>(), size_of::<V>()), (spec.key_size as usize, spec.value_size as usize));
-        check(&fd, spec)?;
+        check_types(&fd, spec)?;
         Ok(Self { fd, spec, _types: PhantomData })
     }
 
@@ -283,7 +292,7 @@ impl<V: Plain + FromBytes> PerCpuHandle<V> {
         assert_eq!(size_of::<V>(), spec.value_size as usize);
         // The kernel rounds each CPU's value up to 8 bytes.
         const { assert!(size_of::<V>().is_multiple_of(8)) };
-        check(&fd, spec)?;
+        check_types(&fd, spec)?;
         let cpus = possible_cpus().map_err(|source| HandleError::Open { name: spec.name, source })?;
         Ok(Self { fd, spec, cpus, _type: PhantomData })
     }
@@ -363,11 +372,14 @@ impl Maps {
     /// One is missing or is not the contract's.
     pub fn open(dir: &Path) -> Result<Self, HandleError> {
         Self::from_fds(|spec| {
-            sys::open_pin(&dir.join(spec.name)).map_err(|source| HandleError::Open { name: spec.name, source })
+            let fd = sys::open_pin(&dir.join(spec.name));
+            let fd = fd.map_err(|source| HandleError::Open { name: spec.name, source })?;
+            check(&fd, spec)?;
+            Ok(fd)
         })
     }
 
-    /// From descriptors that `fd_of` finds.
+    /// From descriptors that `fd_of` finds, of maps of any capacity.
     ///
     /// # Errors
     /// `fd_of` failed, or a map is not the contract's.

@@ -7,6 +7,7 @@ mod bad_input;
 mod changes;
 mod cli;
 mod conversations;
+mod explain;
 mod first_packet;
 mod full_table;
 mod interop;
