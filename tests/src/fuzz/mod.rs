@@ -37,6 +37,9 @@ use self::{
 /// Packets that meet one state of the maps, one after the other.
 const PACKETS: usize = 48;
 
+/// After how many of them, about, pods, routes and policies change.
+const CHANGE_EVERY: usize = 24;
+
 /// What to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -111,12 +114,17 @@ pub fn run(datapath: &mut Datapath, plan: Plan) -> Result<Report> {
 }
 
 fn one_round(datapath: &mut Datapath, corpus: &[Input], mut dice: Dice, report: &mut Report) -> Result<()> {
-    let world = World::any(&mut dice);
+    let mut world = World::any(&mut dice);
     let features = datapath.features();
     world.write(&datapath.maps, features, &mut dice).context("filling the maps")?;
     let mut model = Model::new(&world);
     let mut counters = Counters::read(&datapath.maps)?;
     for number in 0..PACKETS {
+        if number > 0 && dice.once_in(CHANGE_EVERY) {
+            world = world.changed(&mut dice);
+            world.write_state(&datapath.maps, features).context("changing the maps")?;
+            model.change(&world);
+        }
         let input = mutate::next(corpus, &mut dice);
         let said = one_packet(datapath, &mut counters, &mut model, &input)
             .with_context(|| format!("packet {number}, {}: {}\nin {world:?}", input.hook.name(), hex(&input.packet)))?;

@@ -25,7 +25,7 @@ use crate::golden::{
     },
 };
 
-/// The generation of routes and endpoints, and of every slot.
+/// The first generation of routes and endpoints, and of every slot.
 const GENERATION: u32 = 7;
 /// The slot of the pod without a known MAC; see [`world::fill`].
 const FACELESS_SLOT: u32 = 3;
@@ -58,6 +58,8 @@ pub struct Policies {
 /// One state of a node.
 #[derive(Clone, Debug, Default)]
 pub struct World {
+    /// The generation of routes and endpoints, and of every slot.
+    pub generation: u32,
     /// The agent has made the overlay device.
     pub configured: bool,
     /// The programs take overlay headers off themselves.
@@ -86,6 +88,7 @@ impl World {
     /// Any.
     pub fn any(dice: &mut Dice) -> Self {
         let mut world = Self {
+            generation: GENERATION,
             configured: !dice.once_in(20),
             own_decap: !dice.once_in(10),
             other_node: !dice.once_in(10),
@@ -120,28 +123,22 @@ impl World {
         world
     }
 
-    /// Writes it into the maps, in place of the one before.
+    /// What becomes of it when pods, routes and policies change. What is remembered of flows and fragments stays, and so does the
+    /// overlay device.
+    pub fn changed(&self, dice: &mut Dice) -> Self {
+        let Self { generation, configured, .. } = *self;
+        let (flows, fragments) = Default::default();
+        Self { generation: generation + 1, configured, flows, fragments, ..Self::any(dice) }
+    }
+
+    /// Writes it into the maps, in place of the one before, with the flows and fragments that it was found with.
     ///
     /// # Errors
     /// A map refused.
     pub fn write(&self, maps: &Maps, features: Features, dice: &mut Dice) -> Result<()> {
-        for clear_one in [
-            clear(&maps.flows),
-            clear(&maps.fragments),
-            clear(&maps.rules),
-            clear(&maps.identities),
-            clear(&maps.networks),
-        ] {
-            clear_one?;
-        }
-        world::fill(maps, features)?;
-        let config = maps.config.get(&0)?.unwrap_or_default();
-        let own_decap = if self.own_decap { 0 } else { Features::OWN_DECAP };
-        let overlay_ifindex = if self.configured { config.overlay_ifindex } else { 0 };
-        let features = Features { bits: features.bits & !own_decap };
-        maps.config.insert(&0, &Config { overlay_ifindex, features, generation: GENERATION, ..config })?;
-        self.write_ends(maps)?;
-        self.write_policies(maps)?;
+        clear(&maps.flows)?;
+        clear(&maps.fragments)?;
+        self.write_state(maps, features)?;
         for (key, entry) in &self.flows {
             maps.flows.insert(&key.in_map(), &self.flow(key, entry, dice))?;
         }
@@ -152,6 +149,24 @@ impl World {
             maps.fragments.insert(&key, &value)?;
         }
         Ok(())
+    }
+
+    /// Writes what the agent writes, and leaves the rest as it is.
+    ///
+    /// # Errors
+    /// A map refused.
+    pub fn write_state(&self, maps: &Maps, features: Features) -> Result<()> {
+        clear(&maps.rules)?;
+        clear(&maps.identities)?;
+        clear(&maps.networks)?;
+        world::fill(maps, features)?;
+        let config = maps.config.get(&0)?.unwrap_or_default();
+        let own_decap = if self.own_decap { 0 } else { Features::OWN_DECAP };
+        let overlay_ifindex = if self.configured { config.overlay_ifindex } else { 0 };
+        let features = Features { bits: features.bits & !own_decap };
+        maps.config.insert(&0, &Config { overlay_ifindex, features, generation: self.generation, ..config })?;
+        self.write_ends(maps)?;
+        self.write_policies(maps)
     }
 
     fn write_ends(&self, maps: &Maps) -> Result<()> {
@@ -193,7 +208,7 @@ impl World {
                 }
             }
             let [ingress, egress] = ids;
-            maps.enforcement.insert(&slot, &Enforcement { generation: GENERATION, ingress, egress })?;
+            maps.enforcement.insert(&slot, &Enforcement { generation: self.generation, ingress, egress })?;
         }
         for (ip, identity) in &self.identities {
             // Pods by their address, everybody else by a prefix.
@@ -225,18 +240,18 @@ impl World {
             halves: [half(dice, entry.closed), half(dice, false)],
             verdict: entry.verdict.in_map(),
             opener: entry.opener,
-            generation: GENERATION,
+            generation: self.generation,
             slots: [self.slot(key.low.ip), self.slot(key.high.ip)],
             // 1: the host's stack opened it, so that answers climb it again.
             via_stack: if entry.by_host { 2 } else { u32::from(self.configured && dice.once_in(2)) },
             ..Flow::default()
         };
         // Slot 0 is nobody's: nothing raises its generation.
-        flow.slot_generations = flow.slots.map(|slot| if slot == 0 { 0 } else { GENERATION });
+        flow.slot_generations = flow.slots.map(|slot| if slot == 0 { 0 } else { self.generation });
         if !entry.current {
             match dice.below(3) {
-                0 => flow.generation = GENERATION - 1,
-                1 => flow.slot_generations[dice.below(2)] = GENERATION + 1,
+                0 => flow.generation = self.generation - 1,
+                1 => flow.slot_generations[dice.below(2)] = self.generation + 1,
                 _ => flow.slots[dice.below(2)] = u32::MAX,
             }
         }

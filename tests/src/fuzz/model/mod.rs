@@ -142,6 +142,12 @@ impl Model {
         Self { flows: world.flows.clone(), fragments: world.fragments.clone(), world: world.clone() }
     }
 
+    /// Everything is another generation: what is remembered is judged again.
+    pub fn change(&mut self, world: &World) {
+        self.world = world.clone();
+        self.flows.values_mut().for_each(|entry| entry.current = false);
+    }
+
     /// The flows that have been seen.
     pub fn flows(&self) -> impl Iterator<Item = (&Key, &Entry)> {
         self.flows.iter()
