@@ -31,6 +31,7 @@ pub mod probe;
 pub mod process;
 pub mod reach;
 pub mod rundir;
+pub mod scale;
 pub mod synthetic;
 mod teardown;
 pub mod vm;

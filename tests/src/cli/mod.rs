@@ -8,6 +8,7 @@ mod exec;
 mod fuzz;
 mod interrupt;
 mod kubernetes;
+mod scale;
 mod status;
 mod style;
 mod table;
@@ -36,6 +37,7 @@ enum Top {
     Demo(demo::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
+    Scale(scale::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,6 +79,7 @@ pub fn run() -> ExitCode {
         Top::Demo(args) => done(demo::demo(args)),
         Top::Bench(args) => bench::bench(args),
         Top::Fuzz(args) => done(fuzz::fuzz(args)),
+        Top::Scale(args) => scale::scale(args),
         Top::Lab(Lab::Up(args)) => done(up::up(args)),
         Top::Lab(Lab::Sync(args)) => done(up::sync(args)),
         Top::Lab(Lab::Exec(args)) => exec::exec(args),

@@ -93,10 +93,13 @@ impl Size {
                 "name": format!("{name}-{number}"),
                 "namespace": self.namespace_of(deployment),
                 "labels": { "app": app, "tier": tier(deployment), "pod-template-hash": template },
+                // Where Calico notes it; an API server takes no status with a new pod.
+                "annotations": { "cni.projectcalico.org/podIPs": format!("{address}/32") },
                 "creationTimestamp": "2026-01-01T00:00:00Z",
             },
             "spec": {
                 "nodeName": node_name(self.node_of(number)),
+                "automountServiceAccountToken": false,
                 "containers": [{
                     "name": "app",
                     "image": "registry.example/app:1",

@@ -1,0 +1,156 @@
+//! How long a change takes, from its being written to its being in the maps, where programs go by it.
+//!
+//! In: a stand with a running agent. Out: times. Never: a guess: the maps are read until they say it.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use margay_maps::{Addr, Enforcement, Id, user::Maps};
+use serde_json::{Value, json};
+
+use super::stand::{NAMESPACE, Stand, local_pod, running_pod};
+use crate::synthetic::node_name;
+
+/// Longer than any change may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a map; a look is one system call.
+const LOOK: Duration = Duration::from_micros(100);
+/// So long nothing must have changed before a burst counts as over.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// The policy that makes the pods of [`pods`] peers, so that each has an identity.
+pub fn watchful_policy() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "watchful", "namespace": NAMESPACE },
+        "spec": {
+            "podSelector": { "matchLabels": { "app": "app-0" } },
+            "policyTypes": ["Ingress"],
+            "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "measured": "yes" } } }], "ports": [{ "port": 80 }] }],
+        },
+    })
+}
+
+/// Pods come on another node, one after the other: from each one's write to its identity's being there.
+pub fn pods(stand: &Stand, count: usize) -> Result<Vec<Duration>> {
+    let maps = stand.maps()?;
+    (0..count)
+        .map(|number| {
+            let address = format!("10.63.{}.{}", number / 250, 1 + number % 250);
+            let labels = json!({ "app": "measured", "measured": "yes" });
+            let pod = running_pod(&format!("measured-{number}"), &node_name(0), &address, &labels);
+            let addr = Addr::from(address.parse::<std::net::Ipv4Addr>()?);
+            let began = Instant::now();
+            stand.feed.create(&pod)?;
+            until("a pod's identity", || Ok(maps.identities.get(&addr)?.is_some()))?;
+            Ok(began.elapsed())
+        })
+        .collect()
+}
+
+/// A policy about a pod of the node. Each has a port of its own.
+fn policy(number: usize, pod: usize) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": format!("measured-{number}"), "namespace": NAMESPACE },
+        "spec": {
+            "podSelector": { "matchLabels": { "app": format!("app-{pod}") } },
+            "policyTypes": ["Ingress"],
+            "ingress": [{ "from": [{ "podSelector": {} }], "ports": [{ "port": 20_000 + number }] }],
+        },
+    })
+}
+
+/// Policies come one after the other: from each one's write to its being in force for its pod. Then they go.
+pub fn policies(stand: &Stand, count: usize, pods: usize) -> Result<Vec<Duration>> {
+    let watch = Watch::new(stand, pods)?;
+    let mut times = Vec::new();
+    for number in 0..count {
+        let (policy, pod) = (policy(number, number % pods), number % pods);
+        let before = watch.ingress(pod)?;
+        let began = Instant::now();
+        stand.feed.create(&policy)?;
+        until("a policy's being in force", || Ok(watch.ingress(pod)? != before))?;
+        times.push(began.elapsed());
+        // Not in step with the agent's own clock.
+        sleep(Duration::from_millis(20 + 7 * (number as u64 % 13)));
+    }
+    for number in 0..count {
+        stand.feed.delete(&policy(number, number % pods))?;
+    }
+    Ok(times)
+}
+
+/// Many policies come at once: from the last one's write to the last change of what is in force.
+pub fn burst(stand: &Stand, count: usize, pods: usize) -> Result<Duration> {
+    let watch = Watch::new(stand, pods)?;
+    let all: Vec<Value> = (0..count).map(|number| policy(number, number % pods)).collect();
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            stand.feed.create_at_once(all)?;
+            anyhow::Ok(Instant::now())
+        });
+        let last = watch.last_change(|| writer.is_finished())?;
+        let written = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+        anyhow::Ok((written, last))
+    });
+    let (written, last) = written?;
+    Ok(last.saturating_duration_since(written))
+}
+
+/// What is in force for the node's pods.
+struct Watch {
+    maps: Maps,
+    slots: Vec<u32>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn new(stand: &Stand, pods: usize) -> Result<Self> {
+        let maps = stand.maps()?;
+        let slot = |pod| {
+            let endpoint = maps.endpoints.get(&stand.address(pod)?)?;
+            endpoint.map(|endpoint| endpoint.slot).with_context(|| format!("{} has no endpoint", local_pod(pod)))
+        };
+        let slots = (0..pods).map(slot).collect::<Result<_>>()?;
+        Ok(Self { maps, slots })
+    }
+
+    fn in_force(&self, pod: usize) -> Result<Enforcement> {
+        Ok(self.maps.enforcement.get(&self.slots[pod])?.unwrap_or_default())
+    }
+
+    fn ingress(&self, pod: usize) -> Result<Id> {
+        Ok(self.in_force(pod)?.ingress)
+    }
+
+    /// When something was last seen to change, once `is_over` and nothing has changed for a while.
+    fn last_change(&self, is_over: impl Fn() -> bool) -> Result<Instant> {
+        let all = || (0..self.slots.len()).map(|pod| self.ingress(pod)).collect::<Result<Vec<Id>>>();
+        let (mut before, mut last) = (all()?, Instant::now());
+        loop {
+            let now = all()?;
+            if now != before {
+                (before, last) = (now, Instant::now());
+            } else if is_over() && last.elapsed() > QUIET {
+                return Ok(last);
+            }
+            sleep(LOOK);
+        }
+    }
+}
+
+fn until(what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !holds()? {
+        if began.elapsed() > PATIENCE {
+            bail!("{what}: not within {PATIENCE:?}");
+        }
+        sleep(LOOK);
+    }
+    Ok(())
+}
