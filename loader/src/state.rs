@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, BufReader, BufWriter, Write},
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -278,9 +278,9 @@ impl StateDir {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.dir.join(name);
-        match fs::read(&path) {
+        match File::open(&path) {
             // A file of another version is as good as none: the next pass writes it anew.
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Ok(file) => Ok(serde_json::from_reader(BufReader::new(file)).ok()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.io("reading", &path, e)),
         }
@@ -289,8 +289,12 @@ impl StateDir {
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let path = self.dir.join(name);
         let new = self.dir.join(format!("{name}.new"));
-        let bytes = serde_json::to_vec(value).map_err(|e| self.io("writing", &path, e.into()))?;
-        fs::write(&new, bytes).and_then(|()| fs::rename(&new, &path)).map_err(|e| self.io("writing", &path, e))
+        // Through a small buffer: the last good state of a large cluster would be as large in memory as the cluster itself.
+        let written = File::create(&new).map(BufWriter::new).and_then(|mut file| {
+            serde_json::to_writer(&mut file, value)?;
+            file.flush()
+        });
+        written.and_then(|()| fs::rename(&new, &path)).map_err(|e| self.io("writing", &path, e))
     }
 
     fn io(&self, doing: &'static str, path: &Path, source: io::Error) -> StateError {

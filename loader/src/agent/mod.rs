@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::info;
 
-use self::pass::Agent;
+use self::pass::{Agent, Look};
 use crate::{
     datapath::attach::Depth,
     host::Host,
@@ -93,6 +93,7 @@ pub async fn run(config: AgentConfig) -> Result<()> {
     let mut quiet = Instant::now();
     loop {
         let mut waiting = Vec::new();
+        let mut look = Look::All;
         let depth = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -102,7 +103,10 @@ pub async fn run(config: AgentConfig) -> Result<()> {
                 Depth::Changes
             }
             Some(()) = after(calm, host_changes.recv()) => Depth::Changes,
-            Some(()) = after(calm, source_changes.recv()) => Depth::Changes,
+            Some(()) = after(calm, source_changes.recv()) => {
+                look = Look::Objects;
+                Depth::Changes
+            }
             () = sleep_until(calm + TIDY_AFTER), if !agent.is_settled() => Depth::Changes,
             () = sleep_until(quiet), if agent.hasty() > 0 => {
                 agent.settle_one();
@@ -114,8 +118,11 @@ pub async fn run(config: AgentConfig) -> Result<()> {
         while let Ok(request) = cni_requests.try_recv() {
             waiting.push(request);
         }
+        if !waiting.is_empty() {
+            look = Look::All;
+        }
         let hasty = agent.hasty();
-        agent.pass(depth, &waiting).await;
+        agent.pass(depth, look, &waiting).await;
         calm = Instant::now() + PASS_GAP;
         if agent.hasty() > hasty || !waiting.is_empty() {
             quiet = Instant::now() + SETTLE_AFTER;

@@ -4,8 +4,8 @@
 //! and problems. What has not changed is not looked at again until a pass of [`Depth::Everything`].
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,7 +37,8 @@ use crate::{
         nat::{self, NatError, NatTable},
         sysctl,
     },
-    model::Model,
+    model::{Model, Touched},
+    object::ObjectName,
     plan::{self, Attachment, HostView, Options, Plan},
     problem::Problem,
     source::{self, Keep, Source, SourceConfig},
@@ -62,7 +63,7 @@ pub(super) struct Agent {
     sweeper: Sweeper,
     readiness: watch::Sender<Readiness>,
     view: watch::Sender<Option<Arc<View>>>,
-    known: Done,
+    pub(super) known: Done,
     policies: Policies,
     /// The interfaces that the last pass has put in force.
     in_force: BTreeSet<String>,
@@ -70,7 +71,7 @@ pub(super) struct Agent {
 
 /// What earlier passes have seen and done.
 #[derive(Default)]
-struct Done {
+pub(super) struct Done {
     /// The attachments that the model was built with.
     records: Records,
     /// What was wrong with the objects that the model was built from.
@@ -80,6 +81,19 @@ struct Done {
     attached: Known,
     attachments: BTreeSet<Attachment>,
     sysctls: BTreeMap<String, String>,
+    /// What was last planned, without its policies, as long as no object that it follows from has changed.
+    plan: Option<Plan>,
+    /// The node's own pods by address, as long as none of them has changed.
+    pub(super) names: Option<BTreeMap<IpAddr, String>>,
+}
+
+/// What a pass is to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The objects; the kernel has not said that anything has changed there since the last pass.
+    Objects,
+    /// The kernel too.
+    All,
 }
 
 // === impl Agent ===
@@ -185,13 +199,18 @@ impl Agent {
     }
 
     /// Reads everything, and mends whatever differs. `waiting`: who waits for it.
-    pub(super) async fn pass(&mut self, depth: Depth, waiting: &[PassRequest]) {
+    pub(super) async fn pass(&mut self, depth: Depth, look: Look, waiting: &[PassRequest]) {
         let started = Instant::now();
         let fresh = waiting.iter().filter_map(|request| request.interface.clone()).collect();
         let mut problems = Vec::new();
         self.read(&mut problems);
         self.in_force.clear();
-        let plan = match self.enforce(depth, &fresh, &mut problems).await {
+        let again = if look == Look::Objects { self.plan_again(&mut problems) } else { None };
+        let planned = match again {
+            Some(plan) => Ok(Some(plan)),
+            None => self.enforce(depth, &fresh, &mut problems).await,
+        };
+        let plan = match planned {
             Ok(plan) => plan,
             Err(e) => {
                 problems.push(Problem::new("this node", format!("{e:#}"), "see the agent's log; it tries again"));
@@ -203,6 +222,8 @@ impl Agent {
         self.report(problems);
         self.passes += 1;
         self.write_status(plan.as_ref(), started.elapsed());
+        debug!(took = ?started.elapsed(), ?look, "pass");
+        self.known.plan = plan.map(|plan| Plan { policy: Arc::default(), ..plan });
     }
 
     /// Takes in the objects: the model changes as far as they are good.
@@ -214,11 +235,8 @@ impl Agent {
             problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
         }
         let records = self.cni.records();
-        if changed || self.passes == 0 {
-            self.cni.know(self.wishes());
-        }
         if changed || self.passes == 0 || self.model.is_none() || records != self.known.records {
-            self.rebuild(records, problems);
+            self.bring_up_to_date(records, problems);
         }
         problems.extend(self.known.model_problems.iter().cloned());
     }
@@ -231,14 +249,62 @@ impl Agent {
         here.filter_map(|pod| Some((pod.name.clone(), pod.wishes.as_deref()?.clone()))).collect()
     }
 
+    /// The model becomes what the objects say: by what has changed if that is all, or built anew.
+    fn bring_up_to_date(&mut self, records: Records, problems: &mut Vec<Problem>) {
+        let names = self.source.changes();
+        if self.passes == 0 || names.as_ref().is_none_or(|names| names.iter().any(|name| self.is_here(name))) {
+            self.cni.know(self.wishes());
+        }
+        let settled = self.known.model_problems.is_empty() && self.passes > 0;
+        match names.filter(|_| settled).and_then(|names| self.amend(&records, names)) {
+            Some(touched) => {
+                self.policies.touched(&touched);
+                if self.concerns_the_plan(&touched) {
+                    (self.known.plan, self.known.names) = (None, None);
+                }
+                self.known.records = records;
+            }
+            None => {
+                (self.known.plan, self.known.names) = (None, None);
+                self.rebuild(records, problems);
+            }
+        }
+    }
+
+    /// Whether the object is a pod of this node, or was one.
+    fn is_here(&self, name: &ObjectName) -> bool {
+        let ObjectName::Pod(name) = name else { return false };
+        let objects = self.source.objects();
+        let now = objects.as_ref().and_then(|objects| objects.pods.get(name)).and_then(|pod| pod.node.as_ref());
+        let before = self.model.as_ref().and_then(|model| model.pods.get(name)).map(|pod| &pod.node);
+        now.into_iter().chain(before).any(|node| *node == self.config.node_name)
+    }
+
+    fn amend(&mut self, records: &Records, mut names: BTreeSet<ObjectName>) -> Option<Touched> {
+        let model = Arc::make_mut(self.model.as_mut()?);
+        let objects = self.source.objects()?;
+        names.extend(records.differing(&self.known.records).cloned().map(ObjectName::Pod));
+        model.amend(&objects, &records.amended(&objects, &self.config.node_name), &names)
+    }
+
+    /// Whether more than the identity of some addresses follows from it.
+    fn concerns_the_plan(&self, touched: &Touched) -> bool {
+        let Some(model) = &self.model else { return true };
+        touched.pods.iter().any(|(name, before)| {
+            let mut pods = before.iter().chain(model.pods.get(name));
+            pods.any(|pod| pod.node == self.config.node_name || plan::is_stray(model, pod))
+        })
+    }
+
     fn rebuild(&mut self, records: Records, problems: &mut Vec<Problem>) {
-        let Some(mut objects) = self.source.objects().map(Cow::into_owned) else {
+        let Some(objects) = self.source.objects() else {
             // Whose addresses were whose an earlier agent knew; what there is, nobody knows yet.
             self.model = self.model.take().filter(|_| self.passes > 0);
             return;
         };
-        records.amend(&mut objects, &self.config.node_name);
-        let (model, found) = Model::build(&objects, self.model.as_deref());
+        let amended = records.amended(&objects, &self.config.node_name);
+        let (model, found) = Model::build_with(&objects, &amended, self.model.as_deref());
+        drop(objects);
         // Only while two claim the same does it matter who was first.
         let kept = if found.is_empty() { self.state.forget_incumbents() } else { self.state.write_incumbents(&model) };
         if let Err(e) = kept {
@@ -246,7 +312,29 @@ impl Agent {
         }
         self.known.model_problems = found;
         self.known.records = records;
+        self.policies.renewed(self.model.as_deref(), &model);
         self.model = Some(Arc::new(model));
+    }
+
+    /// What was planned last, with the policies of now, and enforces these. `None` where that is not all there is to do.
+    fn plan_again(&mut self, problems: &mut Vec<Problem>) -> Option<Plan> {
+        let model = self.model.clone()?;
+        // What went wrong beside the policies is to be tried again, with everything else.
+        let mut plan = self.known.plan.take().filter(|_| self.reported.is_empty())?;
+        let slots = apply::slots::assign(&plan.endpoints, self.known.maps.endpoints(&self.datapath.maps).ok()?);
+        self.policies.plan(&model, &self.config.node_name, &slots, &mut plan);
+        problems.extend(plan.problems.iter().cloned());
+        problems.extend(apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, Depth::Changes));
+        self.policies.applied(self.known.maps.has_policies());
+        self.show(&model, &plan);
+        self.in_force = in_force(&plan, &self.known.attached);
+        Some(plan)
+    }
+
+    /// Whoever asks is told of this from now on.
+    fn show(&self, model: &Arc<Model>, plan: &Plan) {
+        let seen = View::new(self.config.node_name.clone(), Arc::clone(model), Arc::clone(&plan.policy));
+        self.view.send_replace(Some(Arc::new(seen)));
     }
 
     /// Plans, and makes the kernel what was planned. `None` while nothing is known of the cluster.
@@ -284,8 +372,7 @@ impl Agent {
         problems.extend(plan.problems.iter().cloned());
         let applied = apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, depth);
         self.policies.applied(self.known.maps.has_policies());
-        let seen = View::new(self.config.node_name.clone(), Arc::clone(&model), Arc::clone(&plan.policy));
-        self.view.send_replace(Some(Arc::new(seen)));
+        self.show(&model, &plan);
         problems.extend(applied);
         self.attach(&plan, depth, problems)?;
         self.set_sysctls(&plan, &view, depth, problems)?;

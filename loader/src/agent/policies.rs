@@ -1,14 +1,23 @@
 //! Which policies are in force, from pass to pass.
 //!
-//! In: the model, and whether the last plan was written. Out: the next plan of policies, and whose flows are to be judged again. Never: a
-//! plan made from one that is not in the maps: it is written again first.
+//! In: the model, what has changed in it, and whether the last plan was written. Out: the next plan of policies, and whose flows are to
+//! be judged again. Never: a plan made from one that is not in the maps: it is written again first.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
 
 use crate::{
-    model::Model,
+    model::{Model, Pod, Touched},
+    object::PodName,
     plan::Plan,
-    policy::{self, PolicyPlan, generations},
+    policy::{
+        self, PolicyPlan,
+        amend::{Moves, amend},
+        generations,
+    },
 };
 
 /// What the last passes have done.
@@ -16,37 +25,86 @@ use crate::{
 pub(super) struct Policies {
     /// The last plan.
     last: Option<Arc<PolicyPlan>>,
-    /// What it was made from.
-    made_from: Option<Arc<Model>>,
+    /// What has changed since it was made.
+    news: News,
     /// Whether it is in the maps.
     written: bool,
+}
+
+/// What has changed in the model.
+#[derive(Default)]
+enum News {
+    /// Anything.
+    #[default]
+    Everything,
+    /// These pods, which were so before.
+    Pods(BTreeMap<PodName, Option<Pod>>),
 }
 
 // === impl Policies ===
 
 impl Policies {
-    /// Puts the policies into the plan, whose endpoints get their slots.
-    pub(super) fn plan(&mut self, model: &Arc<Model>, node: &str, slots: &BTreeMap<u32, u32>, plan: &mut Plan) {
-        let before = self.last.clone().filter(|_| self.written);
-        let next = match &self.last {
-            Some(last) if !self.written || (last.settled && self.is_made_from(model)) => Arc::clone(last),
-            _ => {
-                self.made_from = Some(Arc::clone(model));
-                Arc::new(policy::compile(model, node, before.as_deref()))
+    /// The model is another: so much of it.
+    pub(super) fn touched(&mut self, touched: &Touched) {
+        match &mut self.news {
+            News::Pods(pods) if !touched.policies => {
+                for (name, before) in &touched.pods {
+                    pods.entry(name.clone()).or_insert_with(|| before.clone());
+                }
             }
-        };
+            news => *news = News::Everything,
+        }
+    }
+
+    /// The model has been built anew.
+    pub(super) fn renewed(&mut self, before: Option<&Model>, now: &Model) {
+        if !before.is_some_and(|before| policy::is_same(before, now)) {
+            self.news = News::Everything;
+        }
+    }
+
+    /// Puts the policies into the plan, whose endpoints get their slots.
+    pub(super) fn plan(&mut self, model: &Model, node: &str, slots: &BTreeMap<u32, u32>, plan: &mut Plan) {
+        let raised = self.next(model, node, plan);
+        let Some(next) = &self.last else { return };
         plan.problems.extend(next.problems.iter().cloned());
-        let same = before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &next));
-        let raised = if same { Default::default() } else { generations::raised(before.as_deref(), &next) };
-        plan.policy = Arc::clone(&next);
+        plan.policy = Arc::clone(next);
         plan.give_slots(slots);
         let concerned = plan.pods.iter().filter(|(_, pod)| raised.contains(*pod));
         plan.raise = concerned.filter_map(|(ifindex, _)| slots.get(ifindex)).copied().collect();
-        self.last = Some(next);
     }
 
-    fn is_made_from(&self, model: &Arc<Model>) -> bool {
-        self.made_from.as_ref().is_some_and(|before| Arc::ptr_eq(before, model) || policy::is_same(before, model))
+    /// Makes the next plan the last. The pods that are to be judged again.
+    fn next(&mut self, model: &Model, node: &str, plan: &mut Plan) -> BTreeSet<PodName> {
+        let before = self.last.clone().filter(|_| self.written);
+        plan.moved = None;
+        if self.last.is_some() && before.is_none() {
+            let last = self.last.as_deref();
+            return last.map(|last| generations::raised(None, last)).unwrap_or_default();
+        }
+        drop(before);
+        if let Some(Moves { addresses, raised }) = self.amend(model, node) {
+            plan.moved = Some(addresses);
+            return raised;
+        }
+        let next = policy::compile(model, node, self.last.as_deref());
+        let raised = generations::raised(self.last.as_deref(), &next);
+        self.last = Some(Arc::new(next));
+        self.news = News::Pods(BTreeMap::new());
+        raised
+    }
+
+    /// Only what the pods of other nodes make of it.
+    fn amend(&mut self, model: &Model, node: &str) -> Option<Moves> {
+        let (last, News::Pods(pods)) = (self.last.as_mut().filter(|last| last.settled)?, &mut self.news) else {
+            return None;
+        };
+        if pods.is_empty() {
+            return Some(Moves::default());
+        }
+        let moves = amend(Arc::make_mut(last), model, node, pods)?;
+        mem::take(pods);
+        Some(moves)
     }
 
     /// Takes note of whether the plan was written.

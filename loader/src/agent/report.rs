@@ -30,6 +30,8 @@ impl Agent {
         let programs = self.datapath.facts().unwrap_or_default();
         let features = self.datapath.features().names().map(str::to_owned).collect();
         let model = self.model.as_ref();
+        let names = self.known.names.take().or_else(|| Some(names(model?, &self.config.node_name))).unwrap_or_default();
+        self.known.names = model.map(|_| names.clone());
         let status = Status {
             node: self.config.node_name.clone(),
             pid: std::process::id(),
@@ -44,7 +46,7 @@ impl Agent {
             programs,
             nodes: model.map_or(0, |m| m.nodes.len()),
             pods: model.map_or(0, |m| m.pods.len()),
-            names: model.map(|m| names(m, &self.config.node_name)).unwrap_or_default(),
+            names,
             waiting: plan.map(|p| p.waiting.clone()).unwrap_or_default(),
             interfaces: plan.map(|p| p.attachments.iter().map(|a| a.name.clone()).collect()).unwrap_or_default(),
             problems: self.reported.clone(),

@@ -32,12 +32,19 @@ impl Known {
 }
 
 /// What is still to be removed.
-pub(super) struct Stale {
-    rules: Option<Changes<RuleKey, Rule>>,
+pub(super) enum Stale {
+    /// Nothing: rules are as they were.
+    Nothing,
+    /// These rules. `None`: what there is must be read first.
+    Rules(Option<Changes<RuleKey, Rule>>),
 }
 
 /// Puts the planned policies in force.
 pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known) -> Stale {
+    if let Some(addresses) = plan.moved.as_ref().filter(|_| known.is_complete()) {
+        move_addresses(pass, plan, maps, known, addresses);
+        return Stale::Nothing;
+    }
     let policy = &plan.policy;
     let mut rules = pass.changes(&maps.rules, known.rules.take(), &policy.rules);
     let mut networks = pass.changes(&maps.networks, known.networks.take(), &policy.networks);
@@ -58,12 +65,36 @@ pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut K
     enforce(pass, plan, maps, known, &moved, complete);
     known.networks = networks.filter(|_| complete).map(|_done| policy.networks.clone());
     known.identities = identities.filter(|_| complete).map(|_done| policy.identities.clone());
-    Stale { rules }
+    Stale::Rules(rules)
+}
+
+/// Some addresses become others' peers, and nothing else: their rules are there.
+fn move_addresses(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, addresses: &BTreeSet<Addr>) {
+    let mut current = known.identities.take().unwrap_or_default();
+    let mut todo = Changes { write: Vec::new(), remove: Vec::new() };
+    for addr in addresses {
+        match plan.policy.identities.get(addr) {
+            Some(id) if current.get(addr) != Some(id) => todo.write.push((*addr, *id)),
+            None if current.contains_key(addr) => todo.remove.push(*addr),
+            _ => {}
+        }
+    }
+    let mut identities = Some(todo);
+    pass.write(&maps.identities, &mut identities);
+    pass.remove(&maps.identities, &mut identities);
+    enforce(pass, plan, maps, known, &plan.raise, true);
+    known.identities = identities.map(|Changes { write, remove }| {
+        current.extend(write);
+        for addr in remove {
+            current.remove(&addr);
+        }
+        current
+    });
 }
 
 /// Removes what nothing refers to any more.
 pub(super) fn finish(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, stale: Stale) {
-    let Stale { mut rules } = stale;
+    let Stale::Rules(mut rules) = stale else { return };
     pass.remove(&maps.rules, &mut rules);
     known.rules = rules.map(|_done| plan.policy.rules.clone());
 }

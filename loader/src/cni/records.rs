@@ -12,8 +12,9 @@ use super::{
     spec::AttachmentId,
 };
 use crate::{
+    model::Amended,
     names::workload_interface,
-    object::{Object, Objects, PodName, PodObject, Standing},
+    object::{Objects, PodName, PodObject, Standing},
 };
 
 /// One attachment.
@@ -116,34 +117,52 @@ impl Records {
         }
     }
 
-    /// Adds the attachments to what the source says: the pods of this node have the addresses that they were given.
+    /// The pods of which the two do not remember the same.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a PodName> {
+        let only = |one: &'a Self, other: &'a Self| one.records.iter().filter(|record| !other.records.contains(record));
+        only(self, other).chain(only(other, self)).map(|record| &record.pod)
+    }
+
+    /// The pods of this node that have been given addresses, as the source has them and with these.
     ///
     /// A pod that the source has on another node by now has moved there, and only waits here for its DEL; of two
     /// attachments of one pod the newer counts.
-    pub fn amend(&self, objects: &mut Objects, node: &str) {
+    pub fn amended(&self, objects: &Objects, node: &str) -> Amended {
         let mut latest = BTreeMap::new();
         for record in self.records.iter().filter(|r| r.committed) {
             latest.insert(&record.pod, record);
         }
-        for (pod, record) in latest {
-            let elsewhere = objects.pods.get(pod).and_then(|p| p.node.as_deref()).is_some_and(|n| n != node);
-            if elsewhere {
-                continue;
-            }
-            objects.add(Object::Pod(PodObject {
-                name: pod.clone(),
-                node: Some(node.to_owned()),
-                status_ips: record.addresses.iter().map(ToString::to_string).collect(),
-                standing: Standing::Announced,
-                ..PodObject::default()
-            }));
-        }
+        latest.into_iter().filter_map(|(pod, record)| Some((pod.clone(), amend(record, objects, node)?))).collect()
     }
+}
+
+/// `None` for a pod that the source has on another node.
+fn amend(record: &Record, objects: &Objects, node: &str) -> Option<PodObject> {
+    let pod = objects.pods.get(&record.pod);
+    if pod.and_then(|pod| pod.node.as_deref()).is_some_and(|other| other != node) {
+        return None;
+    }
+    let given = PodObject {
+        name: record.pod.clone(),
+        node: Some(node.to_owned()),
+        status_ips: record.addresses.iter().map(ToString::to_string).collect(),
+        standing: Standing::Announced,
+        ..PodObject::default()
+    };
+    Some(match pod {
+        Some(pod) => {
+            let mut pod = pod.clone();
+            pod.amend(given);
+            pod
+        }
+        None => given,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Object;
 
     fn id(container: &str) -> AttachmentId {
         AttachmentId { container_id: container.to_owned(), ifname: "eth0".to_owned() }
@@ -162,7 +181,8 @@ mod tests {
     }
 
     fn addresses(records: &Records, objects: &mut Objects) -> Vec<(String, Vec<String>)> {
-        records.amend(objects, "a");
+        let amended = records.amended(objects, "a");
+        objects.pods.extend(amended);
         objects.pods.values().map(|p| (p.name.name.clone(), p.status_ips.clone())).collect()
     }
 

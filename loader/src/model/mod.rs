@@ -7,6 +7,9 @@
 //! Both families are kept; the plan is for IPv4 alone as yet.
 
 mod address;
+mod amend;
+#[cfg(test)]
+mod amend_tests;
 mod blocks;
 pub mod labels;
 pub mod policy;
@@ -27,13 +30,14 @@ use margay_maps::Mac;
 use serde::{Deserialize, Serialize};
 
 use self::address::{Claim, read_address, read_block};
+pub use self::amend::Touched;
 pub use self::labels::{Labels, Selector};
 pub use self::policy::Policy;
 pub use self::prefix::PrefixMap;
 pub use self::service::Service;
 use crate::names;
 use crate::object::{
-    NamedPort, NodeObject, ObjectName, Objects, PodName, PodObject, PolicyName, ServiceName, Standing,
+    NamedPort, NodeObject, ObjectName, Objects, PodName, PodObject, PolicyName, ServiceName, SharedLabels, Standing,
 };
 use crate::problem::Problem;
 
@@ -85,7 +89,7 @@ pub struct Pod {
     /// Its addresses; none while nobody has given it any.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
-    pub labels: Labels,
+    pub labels: SharedLabels,
     /// The ports that policies can call by name.
     #[serde(default)]
     pub ports: Vec<NamedPort>,
@@ -103,21 +107,29 @@ pub struct Pool {
     pub nat_outgoing: bool,
 }
 
+/// Pods of which more is known than their objects say.
+pub type Amended = BTreeMap<PodName, PodObject>;
+
 // === impl Model ===
 
 impl Model {
     /// The model of `objects`. Where two claim one thing, the one that has it in `previous` keeps it.
     pub fn build(objects: &Objects, previous: Option<&Self>) -> (Self, Vec<Problem>) {
+        Self::build_with(objects, &Amended::new(), previous)
+    }
+
+    /// As [`build`](Self::build), with some pods in place of those that `objects` have by these names.
+    pub fn build_with(objects: &Objects, amended: &Amended, previous: Option<&Self>) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut nodes: BTreeMap<String, Node> =
             objects.nodes.values().map(|node| (node.name.clone(), read_node(node, &mut problems))).collect();
-        let mut pods: BTreeMap<PodName, Pod> = objects
-            .pods
-            .values()
+        let as_they_are = objects.pods.values().filter(|pod| !amended.contains_key(&pod.name));
+        let mut pods: BTreeMap<PodName, Pod> = as_they_are
+            .chain(amended.values())
             .filter_map(|pod| Some((pod.name.clone(), read_pod(pod, &nodes, &mut problems)?)))
             .collect();
 
-        let claims = claims(objects, &nodes, &pods);
+        let claims = claims(objects, amended, &nodes, &pods);
         let (owners, taken) = address::settle(claims, previous.map(|model| &model.owners));
         problems.extend(taken);
         let keep = |list: &mut Vec<IpAddr>, name: ObjectName| list.retain(|ip| owners.get(ip) == Some(&name));
@@ -257,7 +269,12 @@ fn read_addresses(texts: &[String], name: &ObjectName, field: &str, problems: &m
     addresses
 }
 
-fn claims(objects: &Objects, nodes: &BTreeMap<String, Node>, pods: &BTreeMap<PodName, Pod>) -> Vec<Claim> {
+fn claims(
+    objects: &Objects,
+    amended: &Amended,
+    nodes: &BTreeMap<String, Node>,
+    pods: &BTreeMap<PodName, Pod>,
+) -> Vec<Claim> {
     let of_nodes = nodes.iter().flat_map(|(name, node)| {
         let created_secs = objects.nodes.get(name).and_then(|node| node.created_secs);
         node.addresses.iter().chain(&node.overlay_addresses).map(move |address| Claim {
@@ -267,7 +284,8 @@ fn claims(objects: &Objects, nodes: &BTreeMap<String, Node>, pods: &BTreeMap<Pod
         })
     });
     let of_pods = pods.iter().flat_map(|(name, pod)| {
-        let created_secs = objects.pods.get(name).and_then(|pod| pod.created_secs);
+        let object = amended.get(name).or_else(|| objects.pods.get(name));
+        let created_secs = object.and_then(|pod| pod.created_secs);
         pod.addresses.iter().map(move |address| Claim {
             address: *address,
             owner: ObjectName::Pod(name.clone()),

@@ -136,7 +136,7 @@ struct Types {
 }
 
 impl Policy {
-    fn read(object: &PolicyObject) -> Result<Self, String> {
+    pub(super) fn read(object: &PolicyObject) -> Result<Self, String> {
         if let Some(fault) = &object.fault {
             return Err(format!("its spec cannot be read: {fault}"));
         }

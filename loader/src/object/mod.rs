@@ -13,6 +13,7 @@ pub mod pod;
 pub mod policy;
 pub mod pool;
 pub mod service;
+mod shared;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use pod::{
 pub use policy::PolicyObject;
 pub use pool::PoolObject;
 pub use service::{ServiceObject, SliceObject};
+pub use shared::SharedLabels;
 
 /// An object of a kind that Margay knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,5 @@
 //! Pods: where they run, which addresses they have, and what policies need to know of them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
@@ -8,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 pub use super::names::PodName;
-use super::{amend_list, annotation, created_secs, without_length};
+use super::{SharedLabels, amend_list, annotation, created_secs, without_length};
 
 /// Calico's annotation with all of a pod's addresses, each with `/32` or `/128`, joined by commas.
 const CALICO_POD_IPS: &str = "cni.projectcalico.org/podIPs";
@@ -34,7 +33,7 @@ pub struct PodObject {
     /// `metadata.creationTimestamp` in seconds since 1970 UTC.
     pub created_secs: Option<i64>,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: SharedLabels,
     /// `spec.nodeName`: the node that the pod is bound to.
     pub node: Option<String>,
     /// `spec.hostNetwork`: the pod has its node's addresses and no interface of its own.
@@ -183,7 +182,7 @@ impl From<Pod> for PodObject {
             wishes: wishes(&metadata).map(Box::new),
             phase: status.phase.clone().filter(|phase| !phase.is_empty()),
             status_ips: status_ips(status),
-            labels: metadata.labels.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default().into(),
             name: PodName {
                 namespace: metadata.namespace.unwrap_or_else(|| "default".to_owned()),
                 name: metadata.name.unwrap_or_default(),

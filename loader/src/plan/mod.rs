@@ -25,6 +25,7 @@ use margay_maps::{Addr, Config, Endpoint, Enforcement, Features, Mac, Node, Pref
 use serde::Serialize;
 
 pub use self::build::plan;
+pub use self::peers::is_stray;
 use crate::object::PodName;
 use crate::policy::{Directions, PolicyPlan};
 use crate::problem::Problem;
@@ -98,6 +99,8 @@ pub struct Plan {
     pub pods: BTreeMap<u32, PodName>,
     /// The policies of this node's pods, and the content of the maps that hold them.
     pub policy: Arc<PolicyPlan>,
+    /// The addresses whose identities alone differ from the plan before, whose policies are in the maps. `None`: anything may.
+    pub moved: Option<BTreeSet<Addr>>,
     /// Which policies are in force for each slot; generations are raised when it is applied.
     pub enforcement: BTreeMap<u32, Enforcement>,
     /// Slots whose verdicts could change although their policies stay.

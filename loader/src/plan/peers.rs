@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::build::Context;
 use super::devices;
 use super::{FibRoute, HostView};
-use crate::model::{self, PrefixMap};
+use crate::model::{self, Model, Pod, PrefixMap};
 use crate::problem::Problem;
 
 /// Another node that packets can be sent to.
@@ -97,11 +97,21 @@ fn ways(host: &HostView) -> PrefixMap<Way> {
 fn strays<'a>(context: &Context<'a>) -> BTreeMap<&'a str, Vec<IpNet>> {
     let mut strays: BTreeMap<&str, Vec<IpNet>> = BTreeMap::new();
     for pod in context.model.pods.values().filter(|pod| pod.node != context.options.node_name) {
-        let Some(node) = context.model.nodes.get(&pod.node) else { continue };
-        let outside = |ip: &&IpAddr| ip.is_ipv4() && !node.blocks.iter().any(|block| block.contains(*ip));
-        for ip in pod.addresses.iter().filter(outside) {
-            strays.entry(&pod.node).or_default().push(IpNet::from(*ip));
+        for ip in outside(context.model, pod) {
+            strays.entry(&pod.node).or_default().push(IpNet::from(ip));
         }
     }
     strays
+}
+
+/// Whether a pod needs a route of its own.
+pub fn is_stray(model: &Model, pod: &Pod) -> bool {
+    outside(model, pod).next().is_some()
+}
+
+/// The pod's addresses that lie outside its node's blocks.
+fn outside<'a>(model: &'a Model, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + use<'a> {
+    let node = model.nodes.get(&pod.node);
+    let in_block = move |ip: &IpAddr| node.is_none_or(|node| node.blocks.iter().any(|block| block.contains(ip)));
+    pod.addresses.iter().copied().filter(move |ip| ip.is_ipv4() && !in_block(ip))
 }

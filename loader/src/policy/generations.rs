@@ -22,6 +22,31 @@ pub fn raised(old: Option<&PolicyPlan>, new: &PolicyPlan) -> BTreeSet<PodName> {
     new.enforcement.iter().filter(concerned).map(|(name, _)| name.clone()).collect()
 }
 
+/// The pods about whom a verdict could be another once some addresses have other entries in the map `identities`: each with the one
+/// that it had and the one that it gets.
+pub fn raised_by(plan: &PolicyPlan, changes: impl Iterator<Item = (Addr, [Option<Id>; 2])>) -> BTreeSet<PodName> {
+    let longest = LongestMatch::new(&plan.networks);
+    let moves: BTreeSet<[Id; 2]> =
+        changes.map(|(addr, ids)| ids.map(|id| id.unwrap_or_else(|| longest.find(addr)))).collect();
+    if moves.is_empty() {
+        return BTreeSet::new();
+    }
+    let wanted: BTreeSet<Id> = moves.iter().flatten().copied().filter(|id| !id.is_none()).collect();
+    let mut said: HashMap<Id, BTreeSet<Said>> = HashMap::new();
+    for key in plan.rules.keys().filter(|key| wanted.contains(&key.identity)) {
+        said.entry(key.identity).or_default().insert(what_it_says(key));
+    }
+    let nothing = BTreeSet::new();
+    let of = |id: &Id| said.get(id).unwrap_or(&nothing);
+    let changed: BTreeSet<Id> = moves
+        .iter()
+        .flat_map(|[before, now]| of(before).symmetric_difference(of(now)).map(|(policy, ..)| *policy))
+        .collect();
+    let concerned =
+        plan.enforcement.iter().filter(|(_, now)| changed.contains(&now.ingress) || changed.contains(&now.egress));
+    concerned.map(|(name, _)| name.clone()).collect()
+}
+
 /// Whatever a rule says beside policy and identity.
 type Said = (Id, u32, u8, [u8; 2]);
 
@@ -45,10 +70,15 @@ fn changed_policies(old: &PolicyPlan, new: &PolicyPlan) -> BTreeSet<Id> {
 
 fn by_identity(plan: &PolicyPlan) -> HashMap<Id, Vec<Said>> {
     let mut by: HashMap<Id, Vec<Said>> = HashMap::new();
-    for RuleKey { prefix_len, policy, identity, protocol, pad: _, port_be } in plan.rules.keys() {
-        by.entry(*identity).or_default().push((*policy, *prefix_len, *protocol, *port_be));
+    for key in plan.rules.keys() {
+        by.entry(key.identity).or_default().push(what_it_says(key));
     }
     by
+}
+
+fn what_it_says(key: &RuleKey) -> Said {
+    let RuleKey { prefix_len, policy, identity: _, protocol, pad: _, port_be } = *key;
+    (policy, prefix_len, protocol, port_be)
 }
 
 /// The identities that some address had and has. Every address is that of a pod that stands out, or lies in the longest prefix

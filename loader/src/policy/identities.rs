@@ -14,8 +14,8 @@ use super::content::{self, PeerRef};
 use super::judge::LongestMatch;
 use super::networks::Networks;
 use super::universe::{PodIndex, Universe};
-use crate::model::Model;
-use crate::object::NamedPort;
+use crate::model::{Model, Pod};
+use crate::object::{NamedPort, PodName};
 
 /// Ids of addresses.
 #[derive(Debug, Default)]
@@ -67,16 +67,24 @@ impl Identities {
         if universe.members.is_empty() {
             return Self::default();
         }
-        let mut builder = Builder {
-            universe,
-            networks: Networks::new(universe),
-            of_sets: HashMap::new(),
-            change,
-            cases: HashMap::new(),
-            result: Self::default(),
-        };
+        let mut builder = Builder::new(universe, change);
         builder.networks();
         builder.addresses(model);
+        builder.result
+    }
+
+    /// Of some pods alone, and only where they differ from what networks say; `networks` is left empty.
+    pub fn of_pods<'a>(
+        model: &'a Model,
+        universe: &'a Universe,
+        pods: impl Iterator<Item = (&'a PodName, &'a Pod)>,
+    ) -> Self {
+        if universe.members.is_empty() {
+            return Self::default();
+        }
+        let mut builder = Builder::new(universe, None);
+        let mut index = PodIndex::new(universe, model);
+        pods.for_each(|(name, pod)| builder.pod(&mut index, name, pod, |_| Id::NONE));
         builder.result
     }
 
@@ -90,6 +98,17 @@ impl Identities {
 // === impl Builder ===
 
 impl<'a> Builder<'a> {
+    fn new(universe: &'a Universe, change: Option<Change<'a>>) -> Self {
+        Self {
+            universe,
+            networks: Networks::new(universe),
+            of_sets: HashMap::new(),
+            change,
+            cases: HashMap::new(),
+            result: Identities::default(),
+        }
+    }
+
     fn networks(&mut self) {
         let prefixes: Vec<_> = self.networks.prefixes().collect();
         for (net, set) in prefixes {
@@ -118,21 +137,25 @@ impl<'a> Builder<'a> {
         };
         let mut pods = BTreeSet::new();
         for (name, pod) in &model.pods {
-            if pod.addresses.is_empty() {
-                continue;
-            }
-            let group = index.group_of(name, pod);
-            let ports: &[NamedPort] = if universe.names_ports { &pod.ports } else { &[] };
-            for ip in &pod.addresses {
-                let addr = Addr::from(*ip);
-                pods.insert(addr);
-                self.address(*ip, Some((group, index.members_of(group))), ports, before(addr));
-            }
+            pods.extend(pod.addresses.iter().map(|ip| Addr::from(*ip)));
+            self.pod(&mut index, name, pod, &before);
         }
         // Addresses that were pods' and are nobody's now.
         let known = self.change.into_iter().flat_map(|change| change.previous.identities.keys());
         for addr in known.filter(|addr| !pods.contains(addr)) {
             self.address(IpAddr::from(*addr), None, &[], before(*addr));
+        }
+    }
+
+    /// `before`: the ids that addresses had.
+    fn pod(&mut self, index: &mut PodIndex<'a>, name: &'a PodName, pod: &'a Pod, before: impl Fn(Addr) -> Id) {
+        if pod.addresses.is_empty() {
+            return;
+        }
+        let group = index.group_of(name, pod);
+        let ports: &[NamedPort] = if self.universe.names_ports { &pod.ports } else { &[] };
+        for ip in &pod.addresses {
+            self.address(*ip, Some((group, index.members_of(group))), ports, before(Addr::from(*ip)));
         }
     }
 

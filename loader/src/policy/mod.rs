@@ -31,6 +31,7 @@
 //! A pod always reaches itself, and a node always reaches its own pods: the programs see to both before they look at a policy.
 //! Pods in their node's network are no pods here: no selector matches them, and their address is their node's.
 
+pub mod amend;
 mod build;
 pub mod content;
 pub mod generations;

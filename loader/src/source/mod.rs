@@ -3,7 +3,7 @@
 //! In: the world. Out: [`Objects`](crate::object::Objects), complete, and a [`Problem`](crate::problem::Problem) for whatever could
 //! not be understood. Never: fewer objects because something could not be read; only what is properly deleted goes.
 //!
-//! A source offers five things ([`Source`]): to be read, the objects as last read, the problems found on the way, a channel that
+//! A source offers six things ([`Source`]): to be read, the objects as last read, what has changed, the problems found on the way, a channel that
 //! says when reading again is worth while, and to be kept for the next process. The channel is a hint: a reader that
 //! also comes by from time to time misses nothing.
 
@@ -15,6 +15,7 @@ mod tests;
 mod watch;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 
 use self::dir::DirSource;
 use self::kube::{ApiConfig, KubeSource};
-use crate::object::Objects;
+use crate::object::{ObjectName, Objects};
 use crate::problem::Problem;
 use crate::state::{StateDir, StateError};
 
@@ -48,6 +49,11 @@ pub enum Keep {
 pub trait Source: Send {
     /// Takes in what is new. Whether anything is different from before.
     fn read(&mut self) -> bool;
+
+    /// The objects that may be others since this was last asked. `None`: any of them may.
+    fn changes(&mut self) -> Option<BTreeSet<ObjectName>> {
+        None
+    }
 
     /// What was wrong when last read.
     fn problems(&self) -> Vec<Problem>;

@@ -43,14 +43,23 @@ pub(super) fn scale(args: Args) -> Result<ExitCode> {
     let show = |what: &str, times: &[f64]| {
         let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share).round() as usize).copied().unwrap_or(0.0);
-        println!("{what}: min {:.1} median {:.1} p90 {:.1} p99 {:.1} ms of {}", at(0.0), at(0.5), at(0.9), at(0.99), sorted.len());
+        let at =
+            |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share).round() as usize).copied().unwrap_or(0.0);
+        println!(
+            "{what}: min {:.1} median {:.1} p90 {:.1} p99 {:.1} ms of {}",
+            at(0.0),
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            sorted.len()
+        );
     };
     show("pod", pod_ms);
     show("policy", policy_ms);
     println!("burst {burst_ms:?}");
     if let Some(file) = json {
-        fs::write(&file, serde_json::to_string_pretty(&step)?).with_context(|| format!("writing {}", file.display()))?;
+        fs::write(&file, serde_json::to_string_pretty(&step)?)
+            .with_context(|| format!("writing {}", file.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

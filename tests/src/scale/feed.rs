@@ -134,6 +134,11 @@ fn collection(object: &Value) -> Result<String> {
 }
 
 fn file_name(object: &Value) -> String {
-    format!("{}-{}-{}.json", object["kind"].as_str().unwrap_or_default(), text(object, "namespace"), text(object, "name"))
-        .to_lowercase()
+    format!(
+        "{}-{}-{}.json",
+        object["kind"].as_str().unwrap_or_default(),
+        text(object, "namespace"),
+        text(object, "name")
+    )
+    .to_lowercase()
 }

@@ -83,7 +83,12 @@ impl Stand {
         })];
         for (number, (name, pod)) in self.lab.cluster().pods.iter().enumerate() {
             let _place = number;
-            objects.push(running_pod(&name.name, NODE, &pod.address.to_string(), &json!({ "app": app_of(&name.name), "tier": "backend" })));
+            objects.push(running_pod(
+                &name.name,
+                NODE,
+                &pod.address.to_string(),
+                &json!({ "app": app_of(&name.name), "tier": "backend" }),
+            ));
         }
         Ok(objects)
     }

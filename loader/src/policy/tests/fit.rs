@@ -75,7 +75,7 @@ fn where_not_even_the_cluster_of_now_fits_nobody_inherits() {
     assert!(passes(&old, "srv", "10.0.1.2"));
     // The third client does not fit; the address of the second belongs to somebody else by now.
     let mut now = state(4, FROM_X, vec![pod_in("s/new", "a", "10.0.0.2", "app=srv").into()]);
-    now.pods.get_mut(&PodName::new("s", "c2")).unwrap().labels = labels("app=y");
+    now.pods.get_mut(&PodName::new("s", "c2")).unwrap().labels = labels("app=y").into();
     let plan = compile_within(&now, "a", Some(&old), &limits);
     assert!(plan.problems[0].to_string().starts_with("map identities: "));
     let who = ["10.0.1.1", "10.0.1.2", "10.0.1.3"].map(|from| passes(&plan, "srv", from));

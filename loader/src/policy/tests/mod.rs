@@ -1,5 +1,6 @@
 //! Every clause of NetworkPolicy, changes step by step, what does not fit, and a large cluster.
 
+mod amending;
 mod clauses;
 mod fit;
 mod large;
@@ -15,7 +16,7 @@ use proptest::prelude::*;
 use super::content::Direction;
 use super::judge::Verdict;
 use super::*;
-use crate::model::{Labels, Selector};
+use crate::model::{Labels, Pod, Selector};
 use crate::object::testing::{labels, namespace, node, pod, policy_in};
 use crate::object::{NamedPort, Object, PodObject, Protocol};
 
@@ -28,7 +29,7 @@ fn model(objects: impl IntoIterator<Item = Object>) -> Model {
 /// A pod `namespace/name` on a node.
 fn pod_in(name: &str, on: &str, address: &str, with: &str) -> PodObject {
     let name = PodName::try_from(name.to_owned()).unwrap();
-    PodObject { name, labels: labels(with), ..pod("", on, [address]) }
+    PodObject { name, labels: labels(with).into(), ..pod("", on, [address]) }
 }
 
 /// With ports: `http=80/TCP,dns=53/UDP`.
@@ -140,7 +141,7 @@ fn any_pod() -> impl Strategy<Value = Object> {
         let (namespace, name) = name;
         let pod = pod_in(&format!("{namespace}/{name}"), on, &format!("10.0.0.{host}"), "");
         let pod = if ports.is_empty() { pod } else { with_ports(pod, &ports.join(",")) };
-        PodObject { labels, ..pod }.into()
+        PodObject { labels: labels.into(), ..pod }.into()
     })
 }
 

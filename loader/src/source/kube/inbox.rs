@@ -155,6 +155,11 @@ impl News {
         self.complete.iter().copied()
     }
 
+    /// The names of what has changed, if that is not a whole kind.
+    pub(super) fn single(&self) -> Option<impl Iterator<Item = &ObjectName>> {
+        self.complete.is_empty().then(|| self.changes.keys())
+    }
+
     /// Brings `objects`, and those that are there but `unreadable`, up to date. Whether anything is different from before. What was
     /// last known of an object that has become unreadable stays.
     pub(super) fn apply(self, objects: &mut Objects, unreadable: &mut BTreeMap<ObjectName, String>) -> bool {

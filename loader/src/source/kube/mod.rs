@@ -47,6 +47,8 @@ pub struct KubeSource {
     wakes: Option<mpsc::Receiver<()>>,
     objects: Objects,
     unreadable: BTreeMap<ObjectName, String>,
+    /// What has changed since anybody asked. `None`: all may have.
+    changes: Option<BTreeSet<ObjectName>>,
     /// The kinds of which all objects are known, from the server or from an earlier run.
     known: BTreeSet<Kind>,
     /// When what an earlier run left was the server's state.
@@ -96,6 +98,7 @@ impl KubeSource {
             wakes: Some(wakes),
             objects,
             unreadable: BTreeMap::new(),
+            changes: None,
             known,
             kept_as_of: kept_as_of.then_some(as_of),
             health: BTreeMap::new(),
@@ -115,12 +118,20 @@ impl Source for KubeSource {
         self.health = health;
         let was_known = self.is_known();
         self.known.extend(news.complete_kinds());
+        match (&mut self.changes, news.single()) {
+            (Some(changes), Some(names)) => changes.extend(names.cloned()),
+            (changes, _) => *changes = None,
+        }
         let changed = news.apply(&mut self.objects, &mut self.unreadable);
         let changed = changed || self.is_known() != was_known;
         if changed {
             self.rhythm.changed();
         }
         changed
+    }
+
+    fn changes(&mut self) -> Option<BTreeSet<ObjectName>> {
+        self.changes.replace(BTreeSet::new())
     }
 
     fn problems(&self) -> Vec<Problem> {
