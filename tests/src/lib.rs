@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod bench;
 pub mod bpffs;
+pub mod budgets;
 pub mod builder;
 pub mod cluster;
 pub mod fuzz;

@@ -1,7 +1,22 @@
 //! Golden packets on this machine's kernel; `cargo xtask vm-test` runs the same on the others.
 
-use margay_lab::{bpffs::Bpffs, golden};
+use margay_lab::{bpffs::Bpffs, budgets, budgets::BUDGETS, golden};
 use margay_loader::datapath::Datapath;
+
+#[test]
+fn every_program_keeps_within_its_budget() {
+    let bpffs = Bpffs::mount("budgets").unwrap();
+    let facts = Datapath::load(bpffs.dir()).unwrap().facts().unwrap();
+    for program in &facts {
+        println!(
+            "{}: {:?} verified, {:?} bytes",
+            program.name, program.verified_instructions, program.translated_bytes
+        );
+    }
+    assert_eq!(facts.len(), BUDGETS.len());
+    let over = budgets::over(&facts);
+    assert!(over.is_empty(), "{}", over.join("\n"));
+}
 
 #[test]
 fn every_golden_packet_meets_its_fate() {

@@ -1,5 +1,6 @@
 //! Pods: where they run, which addresses they have, and what policies need to know of them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};

@@ -42,7 +42,7 @@ pub use self::{
     report::{Report, Scope},
     stats::Spread,
     svg::draw,
-    table::{goals as render_goals, render},
+    table::{Table, goals as render_goals, render},
 };
 
 /// What to run.

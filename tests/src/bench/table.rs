@@ -135,22 +135,25 @@ fn programs(report: &Report) -> String {
 }
 
 /// A Markdown table with columns as wide as their widest cell.
-struct Table<const N: usize> {
+pub struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 // === impl Table ===
 
 impl<const N: usize> Table<N> {
-    fn new(heading: &[&str; N]) -> Self {
+    /// With these headings.
+    pub fn new(heading: &[&str; N]) -> Self {
         Self { rows: vec![heading.map(str::to_owned)] }
     }
 
-    fn row(&mut self, cells: [String; N]) {
+    /// Adds a row.
+    pub fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
 
-    fn render(&self) -> String {
+    /// As text.
+    pub fn render(&self) -> String {
         let width = |c: usize| self.rows.iter().map(|row| row[c].chars().count()).max().unwrap_or_default();
         let widths: [usize; N] = std::array::from_fn(width);
         let line = |row: &[String; N]| {

@@ -21,7 +21,7 @@ use margay_maps::{Counter, DropReason, Hook, Outcome};
 pub use self::conversations::conversations;
 pub use self::conversations::{Conversation, Step};
 use self::events::Listener;
-pub use self::{cases::cases, expect::first_difference};
+pub use self::{cases::cases, expect::first_difference, packet::udp_between};
 
 /// A packet and what must become of it.
 pub struct Case {

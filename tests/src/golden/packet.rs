@@ -24,6 +24,11 @@ pub fn udp(src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, dst_port: u16, payload: usize)
     framed(POD_MAC, Mac::GATEWAY, src, dst, ttl, 40_000, dst_port, &vec![0xab; payload])
 }
 
+/// A UDP packet of one pod to another, from this port.
+pub fn udp_between(src: Ipv4Addr, dst: Ipv4Addr, src_port: u16) -> Vec<u8> {
+    framed(POD_MAC, Mac::GATEWAY, src, dst, 64, src_port, 8080, &[0xab; 32])
+}
+
 /// The same between any two MACs.
 #[expect(clippy::too_many_arguments, reason = "a packet has that many fields, and each caller names them all")]
 pub fn framed(

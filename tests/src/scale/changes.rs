@@ -12,7 +12,6 @@ use margay_maps::{Addr, Enforcement, Id, user::Maps};
 use serde_json::{Value, json};
 
 use super::stand::{NAMESPACE, Stand, local_pod, running_pod};
-use crate::synthetic::node_name;
 
 /// Longer than any change may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,19 +33,34 @@ pub fn watchful_policy() -> Value {
     })
 }
 
+/// A pod like those of [`pods`], so that these are not the first that the policy is about, nor the last.
+pub fn measured_namesake() -> Value {
+    measured_pod("measured", "10.128.0.199")
+}
+
+fn measured_pod(name: &str, address: &str) -> Value {
+    running_pod(name, NODE, address, &json!({ "app": "measured", "measured": "yes" }))
+}
+
+/// The node of the pods that come: one of the synthetic ones, which there is in every cluster.
+const NODE: &str = "worker-00000.example";
+
 /// Pods come on another node, one after the other: from each one's write to its identity's being there.
 pub fn pods(stand: &Stand, count: usize) -> Result<Vec<Duration>> {
     let maps = stand.maps()?;
     (0..count)
         .map(|number| {
-            let address = format!("10.63.{}.{}", number / 250, 1 + number % 250);
-            let labels = json!({ "app": "measured", "measured": "yes" });
-            let pod = running_pod(&format!("measured-{number}"), &node_name(0), &address, &labels);
+            // Within the node's block, above its own pods.
+            let address = format!("10.128.0.{}", 200 + number);
+            let pod = measured_pod(&format!("measured-{number}"), &address);
             let addr = Addr::from(address.parse::<std::net::Ipv4Addr>()?);
             let began = Instant::now();
             stand.feed.create(&pod)?;
             until("a pod's identity", || Ok(maps.identities.get(&addr)?.is_some()))?;
-            Ok(began.elapsed())
+            let took = began.elapsed();
+            // Not in step with the agent's own clock.
+            sleep(Duration::from_millis(20 + 7 * (number as u64 % 13)));
+            Ok(took)
         })
         .collect()
 }

@@ -5,6 +5,8 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
+    path::PathBuf,
     process::{Child, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -20,7 +22,14 @@ use nix::{
 use serde_json::{Value, json};
 
 use super::feed::Feed;
-use crate::{Lab, agent::find_binary, netlink::Netlink, synthetic, synthetic::Size, wiring::DEVICE};
+use crate::{
+    Lab,
+    agent::find_binary,
+    netlink::Netlink,
+    synthetic,
+    synthetic::{Size, Subject},
+    wiring::DEVICE,
+};
 
 /// The node.
 const NODE: &str = "a";
@@ -67,7 +76,8 @@ impl Stand {
             Netlink::open(&namespace)?.add_route(synthetic::UNDERLAY, None, DEVICE)?;
             let mut stand = Self { lab, feed, agent: None };
             stand.feed.fill("own", stand.own_objects()?.into_iter())?;
-            stand.feed.fill("cluster", size.objects())?;
+            stand.feed.fill("cluster", Size { policies: 0, ..size }.objects())?;
+            stand.feed.fill("policies", size.policies(Subject::Namespace(NAMESPACE)))?;
             body(&mut stand)
         })
     }
@@ -81,15 +91,10 @@ impl Stand {
             "spec": { "podCIDR": block, "podCIDRs": [block] },
             "status": { "addresses": [{ "type": "InternalIP", "address": node.address }] },
         })];
-        for (number, (name, pod)) in self.lab.cluster().pods.iter().enumerate() {
-            let _place = number;
-            objects.push(running_pod(
-                &name.name,
-                NODE,
-                &pod.address.to_string(),
-                &json!({ "app": app_of(&name.name), "tier": "backend" }),
-            ));
-        }
+        objects.extend(self.lab.cluster().pods.iter().map(|(name, pod)| {
+            let labels = json!({ "app": app_of(&name.name), "tier": "backend" });
+            running_pod(&name.name, NODE, &pod.address.to_string(), &labels)
+        }));
         Ok(objects)
     }
 
@@ -117,20 +122,22 @@ impl Stand {
         Ok(took)
     }
 
+    /// Where the agent pins.
+    pub fn bpffs(&self) -> PathBuf {
+        self.lab.dir().bpf_of(NODE)
+    }
+
+    /// The address of one of the node's pods.
+    pub fn ip(&self, pod: usize) -> Result<Ipv4Addr> {
+        Ok(self.lab.pod(&local_pod(pod))?.address)
+    }
+
     /// Ends it, as a crash would.
     pub fn kill_agent(&mut self) -> Result<()> {
         if let Some(mut agent) = self.agent.take() {
             kill(Pid::from_raw(i32::try_from(agent.id())?), Signal::SIGKILL)?;
             agent.wait()?;
         }
-        Ok(())
-    }
-
-    /// Forgets everything that an agent has left: the next one starts from nothing.
-    pub fn forget(&mut self) -> Result<()> {
-        self.kill_agent()?;
-        let done = self.lab.margay(NODE, ["uninstall"])?;
-        ensure!(done.status.success(), "uninstalling: {}", String::from_utf8_lossy(&done.stderr));
         Ok(())
     }
 
@@ -151,23 +158,9 @@ impl Stand {
         Ok(Memory { resident_kib: now.context("VmRSS")?, peak_kib: peak.context("VmHWM")? })
     }
 
-    /// Processor time of the agent so far.
-    pub fn cpu(&self) -> Result<Duration> {
-        let pid = self.agent.as_ref().context("no agent runs")?.id();
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_millis(ticks * 10))
-    }
-
-    /// The agent's process.
-    pub fn pid(&self) -> u32 {
-        self.agent.as_ref().map_or(0, Child::id)
-    }
-
-    /// The address of one of the node's pods.
+    /// The same, as maps have it.
     pub fn address(&self, pod: usize) -> Result<Addr> {
-        Ok(self.lab.pod(&local_pod(pod))?.address.into())
+        Ok(self.ip(pod)?.into())
     }
 }
 
