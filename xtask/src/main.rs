@@ -74,6 +74,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Measure how the agent grows with its cluster: time to start, time for one change, memory, cost of a packet
+    ///
+    /// Builds first. All arguments go to `margay-lab scale`; `cargo xtask scale --help` prints its help. Needs root:
+    /// started by another user, only the measuring itself is run through sudo.
+    #[command(disable_help_flag = true)]
+    Scale {
+        /// Passed on to `margay-lab scale` as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     Test(suite::Args),
     VmTest(vm::Args),
     Lint(lint::Args),
@@ -88,6 +98,7 @@ fn main() -> ExitCode {
         Command::Lab { args } => lab::main("lab", &args),
         Command::Bench { args } => lab::main("bench", &args),
         Command::Fuzz { args } => lab::main("fuzz", &args),
+        Command::Scale { args } => lab::main("scale", &args),
         Command::Test(args) => suite::main(&args),
         Command::VmTest(args) => vm::main(&args),
         Command::Lint(args) => lint::main(&args),
