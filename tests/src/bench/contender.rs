@@ -25,7 +25,16 @@ enum Kind {
     Host,
     Bridge { rules: Option<&'static str> },
     Routed,
-    Margay { options: &'static [&'static str], burden: Burden },
+    Margay { options: &'static [&'static str], burden: Burden, watched: Watched },
+}
+
+/// Who reads what the programs tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// Nobody.
+    Nowhere,
+    /// A `margay monitor` on each node.
+    Everywhere,
 }
 
 /// Why a contender does not take part.
@@ -53,8 +62,11 @@ pub const POLICIES: &str = "margay-policies";
 /// The same, and a thousand nodes with fifty thousand pods.
 pub const FULL: &str = "margay-full";
 
+/// As [`OURS`], while somebody monitors it.
+pub const MONITORED: &str = "margay-monitor";
+
 /// All of them, the ceiling first.
-pub const CONTENDERS: [Contender; 9] = [
+pub const CONTENDERS: [Contender; 10] = [
     Contender { name: CEILING, title: "plain host to host: the ceiling", kind: Kind::Host },
     Contender {
         name: BRIDGE,
@@ -74,27 +86,32 @@ pub const CONTENDERS: [Contender; 9] = [
     Contender {
         name: OURS,
         title: "margay agent, nothing else: no policy is about any pod",
-        kind: Kind::Margay { options: &[], burden: Burden::Nothing },
+        kind: Kind::Margay { options: &[], burden: Burden::Nothing, watched: Watched::Nowhere },
     },
     Contender {
         name: POLICY,
         title: "the same with default deny, and rules that allow the load at both ends",
-        kind: Kind::Margay { options: &[], burden: Burden::Policy },
+        kind: Kind::Margay { options: &[], burden: Burden::Policy, watched: Watched::Nowhere },
     },
     Contender {
         name: POLICIES,
         title: "the same with 10,000 more policies about the same pods",
-        kind: Kind::Margay { options: &[], burden: Burden::Policies },
+        kind: Kind::Margay { options: &[], burden: Burden::Policies, watched: Watched::Nowhere },
     },
     Contender {
         name: FULL,
         title: "the same, and 1,000 nodes with 50,000 pods, each with a route or an identity",
-        kind: Kind::Margay { options: &[], burden: Burden::Full },
+        kind: Kind::Margay { options: &[], burden: Burden::Full, watched: Watched::Nowhere },
+    },
+    Contender {
+        name: MONITORED,
+        title: "margay without policies, and `margay monitor` attached on both nodes",
+        kind: Kind::Margay { options: &[], burden: Burden::Nothing, watched: Watched::Everywhere },
     },
     Contender {
         name: "margay-device",
         title: "margay agent --encap device: the kernel's vxlan device writes and takes off headers",
-        kind: Kind::Margay { options: &["--encap", "device"], burden: Burden::Nothing },
+        kind: Kind::Margay { options: &["--encap", "device"], burden: Burden::Nothing, watched: Watched::Nowhere },
     },
 ];
 
@@ -121,7 +138,7 @@ impl Contender {
             Kind::Host => topology::host(&name),
             Kind::Bridge { rules } => topology::bridge(&name, rules),
             Kind::Routed => topology::routed(&name),
-            Kind::Margay { options, burden } => topology::margay(&name, options, burden),
+            Kind::Margay { options, burden, watched } => topology::margay(&name, options, burden, watched),
         }
     }
 }

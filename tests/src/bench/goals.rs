@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{
-    contender::{BRIDGE, FLANNEL, FULL, OURS, POLICIES, POLICY},
+    contender::{BRIDGE, FLANNEL, FULL, MONITORED, OURS, POLICIES, POLICY},
     load::Load,
     report::{Report, Scope},
 };
@@ -52,7 +52,7 @@ const SAME: [(Load, f64, Option<f64>); 3] = [
     (Load::ConnectRequestClose, 0.95, Some(1.25)),
     (Load::Stream, 0.95, None),
 ];
-/// What policies, ten thousand of them, and fifty thousand pods may take away.
+/// What policies, ten thousand of them, fifty thousand pods, or a reader of events may leave.
 const FLAT: f64 = 0.95;
 
 /// All of them.
@@ -76,6 +76,9 @@ pub fn goals() -> Vec<Goal> {
         goals.extend(times_bridge.map(|times| goal(Scope::Same, POLICY, load, Against::Contender(BRIDGE), times)));
     }
     goals.extend(flat(Scope::Same));
+    for scope in [Scope::Across, Scope::Same] {
+        goals.push(goal(scope, MONITORED, Load::ConnectRequestClose, Against::Contender(OURS), FLAT));
+    }
     goals
 }
 

@@ -45,7 +45,7 @@ pub fn bridge(name: &str, rules: Option<&str>) -> Result<Topology> {
     let local = add_pod(&lab, LOCAL, NODES[0], 3)?;
     let remote = add_pod(&lab, REMOTE, NODES[1], 2)?;
     let across = Pair { client: client.clone(), server: remote };
-    Ok(Topology { lab, across, same: Some(Pair { client, server: local }) })
+    Ok(Topology { readers: Vec::new(), lab, across, same: Some(Pair { client, server: local }) })
 }
 
 /// A pod as the CNI plugin `bridge` makes it.

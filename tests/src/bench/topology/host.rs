@@ -8,5 +8,5 @@ use super::{NODES, Pair, Topology, two_nodes};
 pub fn host(name: &str) -> Result<Topology> {
     let lab = two_nodes(name).without_agents().start()?;
     let across = Pair { client: lab.node(NODES[0])?, server: lab.node(NODES[1])? };
-    Ok(Topology { lab, across, same: None })
+    Ok(Topology { readers: Vec::new(), lab, across, same: None })
 }

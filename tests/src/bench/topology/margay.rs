@@ -6,11 +6,17 @@ use anyhow::{Context, Result};
 use margay_loader::datapath::pins::PinDir;
 use margay_maps::user::Maps;
 
-use super::{NODES, Topology, with_pods};
-use crate::{agent::find_binary, bench::burden::Burden, netlink::Netlink, synthetic, wiring::DEVICE};
+use super::{NODES, Reader, Topology, with_pods};
+use crate::{
+    agent::find_binary,
+    bench::{burden::Burden, contender::Watched},
+    netlink::Netlink,
+    synthetic,
+    wiring::DEVICE,
+};
 
 /// Builds it. `options`: of `margay agent`.
-pub fn margay(name: &str, options: &[&str], burden: Burden) -> Result<Topology> {
+pub fn margay(name: &str, options: &[&str], burden: Burden, watched: Watched) -> Result<Topology> {
     let lab = with_pods(name).without_agents().start()?;
     // Beside the lab's own manifests: the lab would give every pod there is a namespace.
     let directory = lab.dir().burden();
@@ -30,5 +36,10 @@ pub fn margay(name: &str, options: &[&str], burden: Burden) -> Result<Topology> 
         let maps = Maps::open(PinDir::of(&lab.dir().bpf_of(node)).dir())?;
         burden.check(&maps).with_context(|| format!("looking at the maps of node {node}"))?;
     }
-    Topology::of_pods(lab)
+    let mut topology = Topology::of_pods(lab)?;
+    if watched == Watched::Everywhere {
+        let readers: Result<_> = NODES.iter().map(|node| Reader::attach(&topology.lab, node)).collect();
+        topology.readers = readers?;
+    }
+    Ok(topology)
 }

@@ -6,6 +6,7 @@
 mod bridge;
 mod host;
 mod margay;
+mod reader;
 mod routed;
 
 use std::{io::Write, net::Ipv4Addr, process::Stdio};
@@ -20,6 +21,7 @@ pub(super) use self::{
     bridge::{FLANNEL_RULES, bridge},
     host::host,
     margay::margay,
+    reader::Reader,
     routed::routed,
 };
 
@@ -42,6 +44,8 @@ pub struct Pair {
 /// A network that stands until this is dropped.
 #[derive(Debug)]
 pub(super) struct Topology {
+    /// Who reads along; gone before the lab is.
+    pub readers: Vec<Reader>,
     /// The namespaces.
     pub lab: Lab,
     /// From one node to the other.
@@ -57,7 +61,7 @@ impl Topology {
     fn of_pods(lab: Lab) -> Result<Self> {
         let pair = |server| Ok::<_, anyhow::Error>(Pair { client: lab.pod(CLIENT)?, server: lab.pod(server)? });
         let (across, same) = (pair(REMOTE)?, Some(pair(LOCAL)?));
-        Ok(Self { lab, across, same })
+        Ok(Self { readers: Vec::new(), lab, across, same })
     }
 
     /// Every place that a load runs in.
