@@ -32,5 +32,5 @@ fn a_wrong_fate_is_noticed() {
     datapath.maps.endpoints.insert(&NOBODY.into(), &pod).unwrap();
     let plan = Plan { seed: 1, first: 0, until: Until::Rounds(ROUNDS / 10) };
     let error = fuzz::run(&mut datapath, plan).expect_err("packets to a pod that should not be there");
-    assert!(format!("{error:#}").contains("must be Drop"), "{error:#}");
+    assert!(format!("{error:#}").contains("cargo xtask fuzz --seed 1 --round"), "{error:#}");
 }

@@ -58,8 +58,10 @@ pub struct Policies {
 /// One state of a node.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// The generation of routes and endpoints, and of every slot.
+    /// The generation of routes and endpoints.
     pub generation: u32,
+    /// The generation of every slot.
+    pub slots: u32,
     /// The agent has made the overlay device.
     pub configured: bool,
     /// The programs take overlay headers off themselves.
@@ -89,6 +91,7 @@ impl World {
     pub fn any(dice: &mut Dice) -> Self {
         let mut world = Self {
             generation: GENERATION,
+            slots: GENERATION,
             configured: !dice.once_in(20),
             own_decap: !dice.once_in(10),
             other_node: !dice.once_in(10),
@@ -123,12 +126,17 @@ impl World {
         world
     }
 
-    /// What becomes of it when pods, routes and policies change. What is remembered of flows and fragments stays, and so does the
-    /// overlay device.
+    /// What becomes of it when policies change, and at times pods and routes too. What is remembered of flows and fragments stays,
+    /// and so does the overlay device.
     pub fn changed(&self, dice: &mut Dice) -> Self {
-        let Self { generation, configured, .. } = *self;
-        let (flows, fragments) = Default::default();
-        Self { generation: generation + 1, configured, flows, fragments, ..Self::any(dice) }
+        let Self { generation, slots, configured, .. } = *self;
+        let next = Self { flows: BTreeMap::new(), fragments: BTreeMap::new(), slots: slots + 1, ..Self::any(dice) };
+        if dice.once_in(2) {
+            return Self { generation: generation + 1, configured, ..next };
+        }
+        let policies =
+            self.pods.keys().map(|pod| (*pod, Policies { ingress: rules(dice), egress: rules(dice) })).collect();
+        Self { slots: next.slots, identities: next.identities, policies, ..self.clone() }
     }
 
     /// Writes it into the maps, in place of the one before, with the flows and fragments that it was found with.
@@ -208,7 +216,7 @@ impl World {
                 }
             }
             let [ingress, egress] = ids;
-            maps.enforcement.insert(&slot, &Enforcement { generation: self.generation, ingress, egress })?;
+            maps.enforcement.insert(&slot, &Enforcement { generation: self.slots, ingress, egress })?;
         }
         for (ip, identity) in &self.identities {
             // Pods by their address, everybody else by a prefix.
@@ -247,11 +255,11 @@ impl World {
             ..Flow::default()
         };
         // Slot 0 is nobody's: nothing raises its generation.
-        flow.slot_generations = flow.slots.map(|slot| if slot == 0 { 0 } else { self.generation });
+        flow.slot_generations = flow.slots.map(|slot| if slot == 0 { 0 } else { self.slots });
         if !entry.current {
             match dice.below(3) {
                 0 => flow.generation = self.generation - 1,
-                1 => flow.slot_generations[dice.below(2)] = self.generation + 1,
+                1 => flow.slot_generations[dice.below(2)] = self.slots + 1,
                 _ => flow.slots[dice.below(2)] = u32::MAX,
             }
         }

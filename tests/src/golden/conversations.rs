@@ -251,6 +251,8 @@ fn datagrams() -> Vec<Conversation> {
                 not_out("out of the pod", datagram((POD, CLIENT), (NEIGHBOUR, DNS))),
                 Step::Policies(client(ANY_UDP), Policies { ingress: None, egress: NOTHING }),
                 passes("what both allow", datagram((POD, CLIENT), (NEIGHBOUR, DNS))),
+                Step::Policies(client(ANY_UDP), Policies::DENY_ALL),
+                not_in("the neighbour, which allows it no more", datagram((POD, CLIENT), (NEIGHBOUR, DNS))),
             ],
         ),
     ]

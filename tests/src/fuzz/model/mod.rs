@@ -142,10 +142,14 @@ impl Model {
         Self { flows: world.flows.clone(), fragments: world.fragments.clone(), world: world.clone() }
     }
 
-    /// Everything is another generation: what is remembered is judged again.
+    /// What is remembered under another generation is judged again: everything, or what one of the pods has a part in.
     pub fn change(&mut self, world: &World) {
+        let everything = self.world.generation != world.generation;
         self.world = world.clone();
-        self.flows.values_mut().for_each(|entry| entry.current = false);
+        for (key, entry) in &mut self.flows {
+            let of_pod = [key.low, key.high].iter().any(|end| world.pods.contains_key(&end.ip));
+            entry.current &= !everything && !of_pod;
+        }
     }
 
     /// The flows that have been seen.
