@@ -186,7 +186,6 @@ impl KubeCluster {
                 address: network::node_address(index)?,
                 images: vec![archive.clone()],
                 kube_proxy: self.choices.kube_proxy,
-                masquerade_all: self.choices.cni == Cni::Margay,
                 data: node::data(&name).join(node_name(index)),
             };
             let what = spec.name.clone();

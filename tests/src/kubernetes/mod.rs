@@ -41,4 +41,4 @@ pub mod traces;
 pub use cluster::{KubeCluster, KubeClusterBuilder};
 pub use cni::Cni;
 pub use control_plane::{ControlPlane, ControlPlaneBuilder};
-pub use node::{KubeNode, Service};
+pub use node::{KubeNode, ProxyMode, Service};

@@ -9,6 +9,7 @@ mod faults;
 mod harness;
 mod install;
 mod pods;
+mod policies;
 mod services;
 mod suite;
 
@@ -29,12 +30,20 @@ const CHECKS: &[Check<Suite>] = &[
     Check { name: "pods::probes_work", run: pods::probes_work },
     Check { name: "pods::the_world_sees_the_nodes_address", run: pods::the_world_sees_the_nodes_address },
     Check { name: "pods::deleted_they_leave_nothing", run: pods::deleted_they_leave_nothing },
+    Check { name: "policies::they_say_who_may_come_in", run: policies::they_say_who_may_come_in },
+    Check { name: "policies::they_say_where_a_pod_may_go", run: policies::they_say_where_a_pod_may_go },
+    Check { name: "policies::revoked_a_permission_ends", run: policies::revoked_a_permission_ends },
+    Check { name: "policies::a_new_pod_gets_nothing", run: policies::a_new_pod_gets_nothing },
     Check { name: "install::roles_are_enough", run: install::roles_are_enough },
     Check { name: "faults::a_killed_agent_changes_nothing", run: faults::a_killed_agent_changes_nothing },
     Check { name: "faults::a_killed_api_server_changes_nothing", run: faults::a_killed_api_server_changes_nothing },
     Check { name: "faults::a_killed_kubelet_changes_nothing", run: faults::a_killed_kubelet_changes_nothing },
     Check { name: "install::a_rolling_update_loses_no_packet", run: install::a_rolling_update_loses_no_packet },
     Check { name: "services::they_work_with_a_kube_proxy", run: services::they_work_with_a_kube_proxy },
+    Check {
+        name: "services::they_work_with_a_kube_proxy_that_uses_iptables",
+        run: services::they_work_with_a_kube_proxy_that_uses_iptables,
+    },
     Check { name: "services::names_are_resolved", run: services::names_are_resolved },
     Check { name: "services::ports_of_hosts_lead_to_pods", run: services::ports_of_hosts_lead_to_pods },
     Check { name: "install::nothing_is_wrong_with_addresses", run: install::nothing_is_wrong_with_addresses },

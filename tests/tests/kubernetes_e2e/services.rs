@@ -1,12 +1,12 @@
 //! Services and host ports, which Margay leaves to kube-proxy and to the plugin `portmap`. The lab's kube-proxy masquerades
-//! everything; what it does not masquerade does not work.
+//! what it must, and no more: an answer that goes past the host's stack would not be translated back.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::{
     Place,
-    kubernetes::{KubeCluster, Service, images},
+    kubernetes::{KubeCluster, ProxyMode, Service, images},
     observe::eventually,
 };
 use margay_test_images::client::ask_all;
@@ -21,28 +21,53 @@ use crate::{
 const TRIES: usize = 40;
 /// The Service's port on each node.
 const NODE_PORT: u16 = 30_080;
+/// The port on each node of the Service that leads to pods of that node alone, and hides nobody's address.
+const LOCAL_PORT: u16 = 30_081;
 /// The port that a pod has on its node.
 const HOST_PORT: u16 = 18_080;
 /// The DNS server in the images of these tests, at the address that kubelets tell to pods.
 const DNS: &str = "10.96.0.10";
 
 pub fn they_work_with_a_kube_proxy(suite: &mut Suite) -> Result<()> {
+    work_in(suite, ProxyMode::Nftables)
+}
+
+pub fn they_work_with_a_kube_proxy_that_uses_iptables(suite: &mut Suite) -> Result<()> {
+    let done = work_in(suite, ProxyMode::Iptables);
+    // The checks that follow have the usual one.
+    let back = suite.cluster()?.nodes().iter().try_for_each(|node| node.start_kube_proxy(ProxyMode::Nftables));
+    done.and(back)
+}
+
+fn work_in(suite: &mut Suite, mode: ProxyMode) -> Result<()> {
     let cluster = suite.cluster()?;
+    cluster.nodes().iter().try_for_each(|node| node.start_kube_proxy(mode))?;
     let (pods, address) = service(cluster)?;
     let cluster_ip = [format!("http://{address}/x"), format!("tcp://{address}:7000"), format!("udp://{address}:7000")];
     let node_ports = cluster.nodes().iter().map(|node| format!("http://{}:{NODE_PORT}/x", node.address()));
     let node_ports: Vec<String> = node_ports.collect();
     let nodes: Vec<Place> = cluster.nodes().iter().map(|node| node.place()).collect::<Result<_>>()?;
+    let local_ports = cluster.nodes().iter().map(|node| format!("http://{}:{LOCAL_PORT}/x", node.address()));
+    let local_ports: Vec<String> = local_ports.collect();
     let outside = cluster.outside()?;
-    eventually("kube-proxy has heard of the Service", PATIENCE, || works(&nodes[0], &cluster_ip))?;
+    for node in &nodes {
+        eventually("kube-proxy has heard of the Services", PATIENCE, || {
+            works(node, &cluster_ip)?;
+            works(&outside, &local_ports)
+        })?;
+    }
     for node in &nodes {
         let pod = pods.iter().find(|pod| pod.node == node.name).context("no pod on the node")?;
         for from in [pod, node] {
             works(from, &cluster_ip)?;
             works(from, &node_ports)?;
+            works(from, &local_ports)?;
         }
     }
     works(&outside, &node_ports)?;
+    for answer in works(&outside, &local_ports)? {
+        ensure!(answer.ends_with(&format!(" {} /x", outside.address)), "the pod saw another client: {answer}");
+    }
     let asked: Vec<String> = (0..TRIES).map(|_| cluster_ip[0].clone()).collect();
     let chosen: BTreeSet<String> =
         works(&pods[0], &asked)?.iter().filter_map(|a| Some(a.split_once(' ')?.0.into())).collect();
@@ -85,8 +110,7 @@ pub fn names_are_resolved(suite: &mut Suite) -> Result<()> {
     suite.is_clean()
 }
 
-/// By the reference plugin that is chained after ours. Only for who is no node or pod: to these, answers go past the host's
-/// stack, which would have to translate them.
+/// By the reference plugin that is chained after ours, for everybody.
 pub fn ports_of_hosts_lead_to_pods(suite: &mut Suite) -> Result<()> {
     let cluster = suite.cluster()?;
     let node = cluster.node("node-1")?;
@@ -106,14 +130,22 @@ pub fn ports_of_hosts_lead_to_pods(suite: &mut Suite) -> Result<()> {
     let outside = cluster.outside()?;
     let answer = works(&outside, &target)?;
     ensure!(answer[0].ends_with(&format!(" {} /x", outside.address)), "the pod saw another client: {answer:?}");
+    let pods = deployed(cluster, "web", REPLICAS)?;
+    for node in cluster.nodes() {
+        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        let answer = works(pod, &target).context("a pod")?;
+        ensure!(answer[0].ends_with(&format!(" {} /x", pod.address)), "the pod saw another client: {answer:?}");
+        works(&node.place()?, &target).context("a node")?;
+    }
     kubectl(cluster.control_plane(), "delete pod/hosted --wait=false")?;
+    delete(cluster, "web", pods)?;
     suite.is_clean()
 }
 
-/// A deployment, a Service before it, and a kube-proxy on each node. Returns the pods, and the Service's address.
+/// A deployment, two Services before it, and a kube-proxy on each node. Returns the pods, and the first Service's address.
 fn service(cluster: &KubeCluster) -> Result<(Vec<Place>, String)> {
     for node in cluster.nodes().iter().filter(|node| node.process(Service::KubeProxy).is_none()) {
-        node.start_service(Service::KubeProxy)?;
+        node.start_kube_proxy(ProxyMode::Nftables)?;
     }
     let pods = deployed(cluster, "web", REPLICAS)?;
     let service = json!({
@@ -127,13 +159,20 @@ fn service(cluster: &KubeCluster) -> Result<(Vec<Place>, String)> {
             ],
         },
     });
-    apply(cluster.control_plane(), "service", &[service])?;
+    let local = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "local", "namespace": "default" },
+        "spec": {
+            "type": "NodePort", "externalTrafficPolicy": "Local", "selector": { "app": "web" },
+            "ports": [{ "port": 80, "targetPort": 8080, "nodePort": LOCAL_PORT }],
+        },
+    });
+    apply(cluster.control_plane(), "service", &[service, local])?;
     let address = kubectl(cluster.control_plane(), "get service/web --output=jsonpath={.spec.clusterIP}")?;
     Ok((pods, address))
 }
 
 fn stop(cluster: &KubeCluster, name: &str, pods: Vec<Place>) -> Result<()> {
-    kubectl(cluster.control_plane(), &format!("delete service/{name}"))?;
+    kubectl(cluster.control_plane(), &format!("delete service/{name} service/local"))?;
     delete(cluster, name, pods)
 }
 

@@ -31,7 +31,7 @@ struct Tool {
     ubuntu: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 16] = [
     // Rust links with cc; libc6-dev has the start files.
     Tool {
         name: "cc",
@@ -65,6 +65,8 @@ const TOOLS: [Tool; 15] = [
     Tool { name: "nft", need: Need::Image, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
     Tool { name: "ldd", need: Need::Image, found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },
     Tool { name: "nft", need: Need::Kubernetes, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
+    // For kube-proxy in that mode.
+    Tool { name: "iptables", need: Need::Kubernetes, found: on_path, debian: &["iptables"], ubuntu: &["iptables"] },
     // runc is built with seccomp: the kubelet asks it for every pod.
     Tool {
         name: "/usr/include/seccomp.h",

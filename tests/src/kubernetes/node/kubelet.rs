@@ -1,7 +1,7 @@
 //! The kubelet and kube-proxy on a node: configuration and command lines. In: a [`Spec`] and the certificates that were made
 //! for it. Out: files and commands. Never: a directory of the machine's; see [`super::mounts`].
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use anyhow::Result;
 
@@ -19,6 +19,42 @@ use crate::{
 pub(super) const KUBELET: &str = "kubelet";
 /// kube-proxy's own name in files.
 pub(super) const KUBE_PROXY: &str = "kube-proxy";
+
+/// How kube-proxy tells the kernel what to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// By nftables.
+    #[default]
+    Nftables,
+    /// By iptables.
+    Iptables,
+}
+
+// === impl ProxyMode ===
+
+impl ProxyMode {
+    /// As kube-proxy calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
+
+    /// What was chosen for a node; nftables if nothing was.
+    fn of(dir: &Path) -> Self {
+        let chosen = fs::read_to_string(dir.join(MODE)).unwrap_or_default();
+        if chosen == Self::Iptables.name() { Self::Iptables } else { Self::Nftables }
+    }
+
+    /// Chooses for a node. It counts when kube-proxy is started.
+    pub(super) fn choose(self, dir: &Path) -> Result<()> {
+        replace_file(&dir.join(MODE), self.name())
+    }
+}
+
+/// The file in a node's directory with kube-proxy's mode.
+const MODE: &str = "kube-proxy.mode";
 
 /// The command that starts the kubelet.
 pub(super) fn command(spec: &Spec) -> Result<Command> {
@@ -51,8 +87,8 @@ pub(super) fn proxy(spec: &Spec) -> Result<Command> {
     command.arg("--kubeconfig").arg(kubeconfig).arg(format!("--hostname-override={}", spec.name));
     command.arg(format!("--cluster-cidr={POD_CIDR}"));
     // The limit of connections is the machine's, not the node's.
-    command.args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--bind-address=0.0.0.0"]);
-    command.arg(format!("--masquerade-all={}", spec.masquerade_all));
+    command.args(["--conntrack-max-per-core=0", "--bind-address=0.0.0.0"]);
+    command.arg(format!("--proxy-mode={}", ProxyMode::of(&spec.dir()).name()));
     command.env("PATH", programs::search_path()?);
     Ok(command)
 }

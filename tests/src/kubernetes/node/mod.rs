@@ -27,6 +27,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
+pub use kubelet::ProxyMode;
 pub use services::Service;
 pub use spec::Spec;
 
@@ -192,6 +193,16 @@ impl KubeNode {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Starts kube-proxy in a mode, or again in another one.
+    ///
+    /// # Errors
+    /// The one that runs does not end, or the new one does not start.
+    pub fn start_kube_proxy(&self, mode: ProxyMode) -> Result<()> {
+        self.stop_service(Service::KubeProxy, Signal::SIGTERM)?;
+        mode.choose(&self.spec.dir())?;
+        self.start_service(Service::KubeProxy)
     }
 
     /// What a service says.

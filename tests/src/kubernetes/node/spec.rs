@@ -24,9 +24,6 @@ pub struct Spec {
     pub images: Vec<PathBuf>,
     /// Whether kube-proxy runs on it.
     pub kube_proxy: bool,
-    /// Whether what reaches a Service by kube-proxy seems to come from the node. Margay's programs take answers straight to
-    /// the pod that asked, so that kube-proxy would not see them, unless it is the node who asks.
-    pub masquerade_all: bool,
     /// A directory on a disk for everything that is large: images, containers, logs.
     pub data: PathBuf,
 }
