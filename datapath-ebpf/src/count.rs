@@ -41,11 +41,17 @@ pub fn finish(skb: *mut __sk_buff, hook: Hook, bytes: u32, result: Result<Verdic
         }
         Err(reason) => {
             add(TRAFFIC.get_ptr_mut(traffic_slot(hook, Outcome::Dropped)), bytes);
-            add(DROPS.get_ptr_mut(reason as u32), bytes);
+            count_drop(reason, bytes);
             events::dropped(skb, hook, reason, bytes);
             TC_ACT_SHOT
         }
     }
+}
+
+/// One packet more that does not get where it wanted to, for this reason.
+#[inline(always)]
+pub fn count_drop(reason: DropReason, bytes: u32) {
+    add(DROPS.get_ptr_mut(reason as u32), bytes);
 }
 
 /// One packet more in this CPU's slot.

@@ -21,6 +21,7 @@ use crate::{
     judge::{Opening, judge},
     lookup::{FLOWS, SCRATCH, TUPLE, clock, config, endpoint, enforcement, is_nobodys, is_node, is_own, route},
     packet::put_mac,
+    service::{self, NOT_A_SERVICE, REJECTED, TRANSLATED, translate},
     tuple::{Tuple, dst_port},
 };
 
@@ -50,6 +51,20 @@ pub enum Refusal {
     Drop(DropReason),
     /// It is not for a pod here.
     NotForPods,
+    /// It is for a Service without endpoints: the sender is to be told.
+    NoEndpoints,
+}
+
+/// What the table knows of a packet's flow.
+enum Found {
+    /// The packet passes.
+    Half(&'static Half),
+    /// It does not.
+    Denied(FlowVerdict),
+    /// It is for a Service, and this backend stands for it.
+    Backend(&'static Flow),
+    /// Nothing that holds for this packet.
+    Nothing,
 }
 
 /// What the slow path answers: the flow is in the table.
@@ -114,50 +129,105 @@ impl Arrival {
 
 /// The half of the packet's flow, if it may pass. `bytes`: its length.
 #[inline(always)]
-pub fn follow(tuple: &Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Half, Refusal> {
-    if !tuple.has(Tuple::STATELESS)
-        && let Some(flow) = FLOWS.get_ptr_mut(&tuple.key)
+pub fn follow(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Half, Refusal> {
+    let mut found = look_up(tuple, arrival, bytes);
+    if let Arrival::Workload(ifindex) = arrival
+        && lead_to_backend(tuple, &found, ifindex)?
     {
-        // SAFETY: the pointer is an element of the map, valid for the whole run of the program. Others may write to
-        // it; each field is read once, and the module's comment says what may change.
-        let flow = unsafe { &mut *flow };
-        let is_opener = flow.opener == tuple.half;
-        let verdict = flow.verdict;
-        if is_current(flow) {
-            if verdict == FlowVerdict::Allowed {
-                let again = tuple.has(Tuple::OPENS) && (!is_opener || is_closed(flow));
-                let half = half_mut(flow, tuple.half);
-                let same_way = half.way != Way::Unknown
-                    && half.ifindex_in == arrival.ifindex_in()
-                    && (!arrival.is_overlay() || same(half.node.v4(), tuple.sender));
-                if !again && (same_way || arrival.is_from_stack()) {
-                    count(half, bytes, tuple.tcp_flags as u8);
-                    return Ok(half);
-                }
-            } else if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
-                count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
-                return Err(Refusal::Drop(denial(verdict)));
-            }
-        }
+        found = look_up(tuple, arrival, bytes);
     }
+    match found {
+        Found::Half(half) => Ok(half),
+        Found::Denied(verdict) => Err(Refusal::Drop(denial(verdict))),
+        Found::Backend(_) | Found::Nothing => follow_new(tuple, arrival, bytes),
+    }
+}
+
+/// Whether the packet is for a Service: then its tuple is that of the flow to a backend when this returns.
+#[inline(always)]
+fn lead_to_backend(tuple: &mut Tuple, found: &Found, ifindex: u32) -> Result<bool, Refusal> {
+    match found {
+        Found::Half(_) | Found::Denied(_) => return Ok(false),
+        Found::Backend(flow) if !tuple.has(Tuple::OPENS) && is_choice_current(flow) => {
+            tuple.lead_to(flow.nat.v4(), flow.nat_port_be);
+            return Ok(true);
+        }
+        Found::Backend(_) | Found::Nothing => {}
+    }
+    match translate(ifindex) {
+        TRANSLATED => Ok(true),
+        NOT_A_SERVICE => Ok(false),
+        REJECTED => Err(Refusal::NoEndpoints),
+        refused => Err(Refusal::Drop(service::reason(refused))),
+    }
+}
+
+/// The packet's entry, as far as it holds. What passes, and what is refused, is counted in it.
+#[inline(always)]
+fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
+    if tuple.has(Tuple::STATELESS) {
+        return Found::Nothing;
+    }
+    let Some(flow) = FLOWS.get_ptr_mut(&tuple.key) else { return Found::Nothing };
+    // SAFETY: the pointer is an element of the map, valid for the whole run of the program. Others may write to
+    // it; each field is read once, and the module's comment says what may change.
+    let flow: &'static mut Flow = unsafe { &mut *flow };
+    let is_opener = flow.opener == tuple.half;
+    let verdict = flow.verdict;
+    if verdict == FlowVerdict::Translated {
+        if !is_opener {
+            return Found::Nothing;
+        }
+        count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
+        return Found::Backend(flow);
+    }
+    if !is_current(flow) {
+        return Found::Nothing;
+    }
+    if verdict == FlowVerdict::Allowed {
+        let again = tuple.has(Tuple::OPENS) && (!is_opener || is_closed(flow));
+        // Its opener may know the other end by a Service's address, or have known it so before.
+        let renamed = matches!(arrival, Arrival::Workload(_)) && is_opener && !is_known_as(flow, tuple);
+        let (nat, nat_port_be) = (flow.nat.v4(), flow.nat_port_be);
+        let half = half_mut(flow, tuple.half);
+        let same_way = half.way != Way::Unknown
+            && half.ifindex_in == arrival.ifindex_in()
+            && (!arrival.is_overlay() || same(half.node.v4(), tuple.sender));
+        if !again && !renamed && (same_way || arrival.is_from_stack()) {
+            if !is_opener && !same(nat, [0; 4]) {
+                tuple.come_from(nat, nat_port_be);
+            }
+            count(half, bytes, tuple.tcp_flags as u8);
+            return Found::Half(half);
+        }
+    } else if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
+        count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
+        return Found::Denied(verdict);
+    }
+    Found::Nothing
+}
+
+/// The slow path: the first packet of a flow, or of a generation of it.
+#[inline(always)]
+fn follow_new(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Half, Refusal> {
     // What comes over the overlay is believed from nodes of the cluster alone. That the sender is one is remembered with the way.
     if arrival.is_overlay() && !is_node(&Addr::from_v4(tuple.sender)) {
         return Err(Refusal::Drop(DropReason::UnknownNode));
     }
-    let half = match open_flow(arrival.code()) {
-        STORED => FLOWS.get_ptr_mut(&tuple.key).map(|flow| {
-            // SAFETY: as above.
-            half_mut(unsafe { &mut *flow }, tuple.half)
-        }),
-        NOT_STORED => SCRATCH.get_ptr_mut(0).map(|flow| {
-            // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
-            half_mut(unsafe { &mut *flow }, tuple.half)
-        }),
+    let flow = match open_flow(arrival.code()) {
+        STORED => FLOWS.get_ptr_mut(&tuple.key),
+        NOT_STORED => SCRATCH.get_ptr_mut(0),
         NOT_FOR_PODS => return Err(Refusal::NotForPods),
         refused => return Err(Refusal::Drop(reason(refused))),
     };
     // An entry that was deleted in this very moment: the next packet of the flow opens it again.
-    let Some(half) = half else { return Err(Refusal::Drop(DropReason::RewriteFailed)) };
+    let Some(flow) = flow else { return Err(Refusal::Drop(DropReason::RewriteFailed)) };
+    // SAFETY: as in `look_up`; or this CPU's own element, and programs of one CPU do not run within each other at these hooks.
+    let flow = unsafe { &mut *flow };
+    if flow.opener != tuple.half && !same(flow.nat.v4(), [0; 4]) {
+        tuple.come_from(flow.nat.v4(), flow.nat_port_be);
+    }
+    let half = half_mut(flow, tuple.half);
     count(half, bytes, tuple.tcp_flags as u8);
     Ok(half)
 }
@@ -172,6 +242,7 @@ fn reason(answer: u32) -> DropReason {
     const NODE: u32 = DROP + DropReason::NotForThisNode as u32;
     const EGRESS: u32 = DROP + DropReason::EgressDenied as u32;
     const INGRESS: u32 = DROP + DropReason::IngressDenied as u32;
+    const FULL: u32 = DROP + DropReason::FlowTableFull as u32;
     match answer {
         SPOOFED => DropReason::SpoofedSource,
         UNICAST => DropReason::NotUnicast,
@@ -180,6 +251,7 @@ fn reason(answer: u32) -> DropReason {
         NODE => DropReason::NotForThisNode,
         EGRESS => DropReason::EgressDenied,
         INGRESS => DropReason::IngressDenied,
+        FULL => DropReason::FlowTableFull,
         _ => DropReason::NotConfigured,
     }
 }
@@ -194,8 +266,17 @@ pub extern "C" fn open_flow(arrival: u32) -> u32 {
     match try_open(Arrival::from_code(arrival)) {
         Ok(true) => STORED,
         Ok(false) => NOT_STORED,
-        Err(Refusal::NotForPods) => NOT_FOR_PODS,
-        Err(Refusal::Drop(reason)) => DROP + reason as u32,
+        Err(refusal) => code(refusal),
+    }
+}
+
+/// A refusal in one number, for the caller of a function that is verified by itself.
+#[inline(always)]
+fn code(refusal: Refusal) -> u32 {
+    match refusal {
+        // `NoEndpoints` is said before the slow path begins.
+        Refusal::NotForPods | Refusal::NoEndpoints => NOT_FOR_PODS,
+        Refusal::Drop(reason) => DROP + reason as u32,
     }
 }
 
@@ -214,7 +295,8 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
 
     let (src, dst) = ends(tuple, tuple.half);
     if let Arrival::Workload(ifindex) = arrival {
-        if !is_own(src, ifindex) {
+        // Of a pod that has reached itself through a Service, `translate` has looked at the source.
+        if !tuple.has(Tuple::HAIRPIN) && !is_own(src, ifindex) {
             return Err(Refusal::Drop(DropReason::SpoofedSource));
         }
         if !is_forwardable(dst) {
@@ -244,6 +326,15 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
             judged = keep(new, flow);
             is_new = false;
         }
+        if arrival.is_from_stack() && !others {
+            new.nat = flow.nat;
+            new.nat_port_be = flow.nat_port_be;
+        }
+    }
+    if matches!(arrival, Arrival::Workload(_)) && new.opener == tuple.half {
+        let is_translated = !same(tuple.nat, [0; 4]);
+        new.nat = if is_translated { Addr::from_v4(tuple.nat) } else { Addr::UNSPECIFIED };
+        new.nat_port_be = tuple.nat_port_be;
     }
     let half = half_mut(new, tuple.half);
     half.ifindex_in = arrival.ifindex_in();
@@ -279,15 +370,16 @@ pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
     let (src, dst) = ends(tuple, tuple.half);
     let arrival = Arrival::from_code(arrival);
-    match find_way(half_mut(new, tuple.half), tuple, dst, arrival, via_stack != 0) {
+    // What answers a pod that has reached itself goes back to itself.
+    let (from, to) = (if is_hairpin(new, src) { dst } else { src }, if is_hairpin(new, dst) { src } else { dst });
+    match find_way(half_mut(new, tuple.half), tuple, to, arrival, via_stack != 0) {
         Ok(()) => {
             if via_stack == 0 && !tuple.has(Tuple::STATELESS) {
-                expect_answer(new, tuple.half, src, arrival);
+                expect_answer(new, tuple.half, from, arrival);
             }
             STORED
         }
-        Err(Refusal::NotForPods) => NOT_FOR_PODS,
-        Err(Refusal::Drop(reason)) => DROP + reason as u32,
+        Err(refusal) => code(refusal),
     }
 }
 
@@ -299,6 +391,7 @@ pub extern "C" fn judge_flow() -> u32 {
     // SAFETY: as in `find_flow_way`.
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
     let (from, to) = ends(tuple, new.opener);
+    let from = if is_hairpin(new, from) { to } else { from };
     let port_be = dst_port(&tuple.key, new.opener);
     let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);
     judge(new, &Opening { from, to, protocol: tuple.key.protocol, port_be, by_host }, opener);
@@ -317,6 +410,8 @@ fn keep(new: &mut Flow, known: &Flow) -> bool {
     new.opener = known.opener;
     new.opened = known.opened;
     new.via_stack = known.via_stack;
+    new.nat = known.nat;
+    new.nat_port_be = known.nat_port_be;
     if !is_current(known) {
         return false;
     }
@@ -334,6 +429,9 @@ fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<bool, Refusal> {
     let allowed = new.verdict == FlowVerdict::Allowed;
     // A full table refuses: then this packet passes on its verdict alone, and nothing is remembered.
     let stored = !tuple.has(Tuple::STATELESS) && (allowed || !others) && FLOWS.insert(&tuple.key, new, 0).is_ok();
+    if allowed && !stored && !tuple.is_error() && !same(new.nat.v4(), [0; 4]) {
+        return Err(Refusal::Drop(DropReason::FlowTableFull));
+    }
     if allowed { Ok(stored) } else { Err(Refusal::Drop(denial(new.verdict))) }
 }
 
@@ -466,6 +564,24 @@ fn is_current(flow: &Flow) -> bool {
         && enforcement(high).is_some_and(|now| now.generation == high_generation)
 }
 
+/// Whether nothing has changed about Services since the backend was chosen.
+#[inline(always)]
+fn is_choice_current(flow: &Flow) -> bool {
+    config().is_some_and(|config| config.service_generation == flow.generation)
+}
+
+/// Whether the opener sends to the address by which it knows the other end.
+#[inline(always)]
+fn is_known_as(flow: &Flow, tuple: &Tuple) -> bool {
+    same(flow.nat.v4(), tuple.nat) && u16::from_ne_bytes(flow.nat_port_be) == u16::from_ne_bytes(tuple.nat_port_be)
+}
+
+/// Whether this end of the flow is a pod that has reached itself through a Service, by the name that it is given then.
+#[inline(always)]
+fn is_hairpin(flow: &Flow, end: &Addr) -> bool {
+    same(end.v4(), Addr::GATEWAY.v4()) && !same(flow.nat.v4(), [0; 4])
+}
+
 #[inline(always)]
 fn same(a: [u8; 4], b: [u8; 4]) -> bool {
     u32::from_ne_bytes(a) == u32::from_ne_bytes(b)
@@ -473,7 +589,7 @@ fn same(a: [u8; 4], b: [u8; 4]) -> bool {
 
 /// Whether one end has closed the connection: a SYN is a new one.
 #[inline(always)]
-fn is_closed(flow: &Flow) -> bool {
+pub fn is_closed(flow: &Flow) -> bool {
     (flow.halves[0].tcp_flags | flow.halves[1].tcp_flags) & (FIN | RST) != 0
 }
 
@@ -500,7 +616,7 @@ fn count(half: &mut Half, bytes: u32, tcp_flags: u8) {
 
 /// All zero. Word by word: the compiler would call a loop over bytes.
 #[inline(always)]
-fn clear(flow: &mut Flow) {
+pub fn clear(flow: &mut Flow) {
     const WORDS: usize = size_of::<Flow>() / 8;
     let words: *mut u64 = (flow as *mut Flow).cast();
     for i in 0..WORDS {

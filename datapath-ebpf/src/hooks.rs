@@ -18,6 +18,8 @@ use crate::{
     ipv4::{ETHER_IPV4, Ipv4, Payload, ethernet},
     lookup::{Aligned, config, endpoint, is_nobodys, is_node, is_own, route},
     packet::{Packet, put_mac},
+    reject,
+    rewrite::rewrite,
     tuple::Tuple,
 };
 
@@ -51,7 +53,13 @@ fn try_from_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
         return Err(DropReason::SpoofedSource);
     }
     match follow(tuple, Arrival::Workload(ifindex), packet.bytes()) {
-        Ok(half) => go(packet, &ip, half),
+        Ok(half) => {
+            if tuple.has(Tuple::TO_BACKEND) {
+                rewrite(packet, tuple, &ip, IP)?;
+            }
+            go(packet, &ip, half, tuple)
+        }
+        Err(Refusal::NoEndpoints) => reject::answer(packet, tuple, &ip, ifindex),
         Err(refusal) => refused(refusal),
     }
 }
@@ -61,15 +69,15 @@ fn try_from_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
 fn refused(refusal: Refusal) -> Result<Verdict, DropReason> {
     match refusal {
         Refusal::Drop(reason) => Err(reason),
-        Refusal::NotForPods => Ok(Verdict::PASS),
+        Refusal::NotForPods | Refusal::NoEndpoints => Ok(Verdict::PASS),
     }
 }
 
 /// Sends the packet the way of its flow.
 #[inline(always)]
-fn go(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropReason> {
+fn go(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Result<Verdict, DropReason> {
     match half.way {
-        Way::Pod => deliver(packet, ip, half),
+        Way::Pod => deliver(packet, ip, half, tuple),
         Way::Node => to_node(packet, ip, half),
         Way::Host | Way::Unknown => Ok(Verdict::PASS),
     }
@@ -77,17 +85,21 @@ fn go(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropReason
 
 /// To a pod here: past the host's stack, straight into its namespace.
 #[inline(always)]
-fn deliver(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropReason> {
+fn deliver(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Result<Verdict, DropReason> {
     if !ip.is_plain() {
         return Ok(Verdict::PASS);
     }
     Ipv4::decrement_ttl(packet, IP)?;
-    put_into_pod(packet, half)
+    put_into_pod(packet, ip, half, tuple)
 }
 
-/// Addresses the frame to the pod and hands it over.
+/// Addresses the frame to the pod and hands it over. An answer to a Service's client comes from the Service from here on; before,
+/// the host's stack might have had to do with it, which knows the backend alone.
 #[inline(always)]
-fn put_into_pod(packet: &mut Packet, half: &Half) -> Result<Verdict, DropReason> {
+fn put_into_pod(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Result<Verdict, DropReason> {
+    if tuple.has(Tuple::FROM_SERVICE) {
+        rewrite(packet, tuple, ip, IP)?;
+    }
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
     put_mac(&mut eth.dst_addr, &half.mac);
     put_mac(&mut eth.src_addr, &Mac::GATEWAY);
@@ -144,7 +156,12 @@ fn arrival_from_stack(packet: &Packet) -> Arrival {
 fn follow_from_stack(packet: &mut Packet, ip: &Ipv4, arrival: Arrival) -> Result<Verdict, DropReason> {
     let tuple = Tuple::read(packet, ip, IP)?;
     match follow(tuple, arrival, packet.bytes()) {
-        Ok(_half) => Ok(Verdict::PASS),
+        Ok(_half) => {
+            if tuple.has(Tuple::FROM_SERVICE) {
+                rewrite(packet, tuple, ip, IP)?;
+            }
+            Ok(Verdict::PASS)
+        }
         Err(refusal) => refused(refusal),
     }
 }
@@ -184,7 +201,7 @@ fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let tuple = Tuple::read(packet, &ip, IP)?;
     tuple.sender = remote.v4();
     match follow(tuple, Arrival::Overlay, packet.bytes()) {
-        Ok(half) => go(packet, &ip, half),
+        Ok(half) => go(packet, &ip, half, tuple),
         Err(refusal) => refused(refusal),
     }
 }
@@ -277,7 +294,7 @@ fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
     }
     Ipv4::decrement_ttl(packet, INNER)?;
     packet.shrink(OVERHEAD)?;
-    put_into_pod(packet, half)
+    put_into_pod(packet, &ip, half, tuple)
 }
 
 /// What counts of an overlay packet's outer header.

@@ -20,4 +20,8 @@ pub mod ipv4;
 pub mod judge;
 pub mod lookup;
 pub mod packet;
+pub mod reject;
+pub mod rewrite;
+pub mod sctp;
+pub mod service;
 pub mod tuple;

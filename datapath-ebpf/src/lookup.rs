@@ -5,17 +5,18 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use margay_maps::{
-    Addr, Clock, Config, Counter, Endpoint, EndpointKind, Enforcement, Event, EventCounts, Flow, FlowKey, FlowVerdict,
-    Fragment, FragmentKey, Id, Node, Readers, Route, RouteKind, Rule, RuleKey, TRAFFIC_SLOTS,
+    Addr, Affinity, AffinityKey, Backend, BackendKey, Clock, Config, Counter, Endpoint, EndpointKind, Enforcement,
+    Event, EventCounts, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Id, Member, Node, Readers, Route, RouteKind,
+    Rule, RuleKey, Service, ServiceKey, TRAFFIC_SLOTS,
     config::CONFIG_SLOTS,
     drops::DROP_SLOTS,
     layout::{
-        EVENT_BYTES, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS, MAX_IDENTITIES, MAX_NETWORKS, MAX_NODES, MAX_ROUTES,
-        MAX_RULES, MAX_SLOTS,
+        EVENT_BYTES, MAX_AFFINITIES, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FLOWS, MAX_FRAGMENTS, MAX_IDENTITIES,
+        MAX_NETWORKS, MAX_NODES, MAX_ROUTES, MAX_RULES, MAX_SERVICES, MAX_SLOTS,
     },
 };
 
-use crate::tuple::Tuple;
+use crate::{service::Choice, tuple::Tuple};
 
 /// See [`margay_maps::layout::ENDPOINTS`].
 #[btf_map(name = "endpoints")]
@@ -62,6 +63,22 @@ const _: () = assert!(size_of::<RuleData>() + size_of::<u32>() == size_of::<Rule
 #[btf_map(name = "rules")]
 pub(crate) static RULES: LpmTrie<RuleData, Rule, { MAX_RULES as usize }> = LpmTrie::new();
 
+/// See [`margay_maps::layout::SERVICES`].
+#[btf_map(name = "services")]
+pub(crate) static SERVICES: HashMap<ServiceKey, Service, { MAX_SERVICES as usize }> = HashMap::new();
+
+/// See [`margay_maps::layout::BACKENDS`].
+#[btf_map(name = "backends")]
+pub(crate) static BACKENDS: HashMap<BackendKey, Backend, { MAX_BACKENDS as usize }> = HashMap::new();
+
+/// See [`margay_maps::layout::MEMBERS`].
+#[btf_map(name = "members")]
+pub(crate) static MEMBERS: HashMap<Member, u32, { MAX_BACKENDS as usize }> = HashMap::new();
+
+/// See [`margay_maps::layout::AFFINITY`].
+#[btf_map(name = "affinity")]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> = LruHashMap::new();
+
 /// See [`margay_maps::layout::FLOWS`].
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = HashMap::new();
@@ -69,6 +86,10 @@ pub(crate) static FLOWS: HashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = HashMa
 /// Where a new flow is put together: it is too big for the stack. Not pinned; nobody else reads it.
 #[btf_map(name = "scratch")]
 pub(crate) static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// The choice of a backend. Not pinned either.
+#[btf_map(name = "choice")]
+pub(crate) static CHOICE: PerCpuArray<Choice, 1> = PerCpuArray::new();
 
 /// The packet in hand. Not pinned either.
 #[btf_map(name = "tuple")]

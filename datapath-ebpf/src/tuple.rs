@@ -46,8 +46,16 @@ pub struct Tuple {
     pub tcp_flags: u32,
     /// Of a packet that came by the overlay: the node that sent it, an IPv4 address in network byte order.
     pub sender: [u8; 4],
-    /// The packet's IPv4 header.
-    ip: Ipv4,
+    /// Of a packet to a Service, once `key` is that of the flow to a backend: the Service's address, network byte order.
+    /// Zero otherwise.
+    pub nat: [u8; 4],
+    /// The Service's port, likewise.
+    pub nat_port_be: [u8; 2],
+    pad: [u8; 2],
+    /// With [`Tuple::TO_BACKEND`] and [`Tuple::FROM_SERVICE`]: what the packet's ends are to be.
+    pub to: Ends,
+    /// The packet's IPv4 header. Of a plain packet it is here only while the packet is being readdressed.
+    pub ip: Ipv4,
     /// Bytes of the packet that could not be read in their place.
     copy: [u8; COPY],
 }
@@ -80,12 +88,18 @@ const _: () = assert!(size_of::<TcpHead>() == 14);
 /// Ports as they stand in a packet.
 type Ports = ([u8; 2], [u8; 2]);
 
-/// Both ends of a packet, as they stand in it.
-struct Ends {
-    src: [u8; 4],
-    dst: [u8; 4],
-    protocol: u8,
-    ports: Ports,
+/// Both ends of a packet, as they stand in it or are to stand in it: network byte order throughout.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ends {
+    /// The sender's address.
+    pub src: [u8; 4],
+    /// The receiver's address.
+    pub dst: [u8; 4],
+    /// The sender's port.
+    pub src_port: [u8; 2],
+    /// The receiver's port.
+    pub dst_port: [u8; 2],
 }
 
 /// No ports: it has none, or they cannot be known.
@@ -100,6 +114,12 @@ impl Tuple {
     pub const STATELESS: u32 = 1 << 1;
     /// It is an ICMP error. `key` is that of the packet it is about, and `half` the one that this packet takes the place of.
     pub const ERROR: u32 = 1 << 2;
+    /// It is for a Service and has yet to be readdressed to the backend: [`Tuple::to`].
+    pub const TO_BACKEND: u32 = 1 << 3;
+    /// It answers a flow that was opened through a Service, and has yet to be made to come from there: [`Tuple::to`].
+    pub const FROM_SERVICE: u32 = 1 << 4;
+    /// A pod has reached itself through a Service: the key has [`Addr::GATEWAY`] for its sender.
+    pub const HAIRPIN: u32 = 1 << 5;
 
     /// Reads the transport header of the packet whose IPv4 header is at `offset`.
     #[inline(always)]
@@ -139,7 +159,11 @@ impl Tuple {
             },
             _ => return false,
         };
-        self.set(&Ends { src: ip.src, dst: ip.dst, protocol: ip.proto, ports: self::ports(ports) });
+        self.nat = [0; 4];
+        self.nat_port_be = [0; 2];
+        self.key.protocol = ip.proto;
+        let (src_port, dst_port) = self::ports(ports);
+        self.set(&Ends { src: ip.src, dst: ip.dst, src_port, dst_port });
         true
     }
 
@@ -156,9 +180,12 @@ impl Tuple {
         let tuple = self;
         let ip = tuple.ip;
         let ip = &ip;
-        let of = |ports| Ends { src: ip.src, dst: ip.dst, protocol: ip.proto, ports };
+        let of = |(src_port, dst_port)| Ends { src: ip.src, dst: ip.dst, src_port, dst_port };
         tuple.flags = 0;
         tuple.tcp_flags = 0;
+        tuple.nat = [0; 4];
+        tuple.nat_port_be = [0; 2];
+        tuple.key.protocol = ip.proto;
         if ip.is_later_fragment() {
             let ports = match fragment(&fragment_key(ip)) {
                 Some(first) => (first.src_port_be, first.dst_port_be),
@@ -229,8 +256,8 @@ impl Tuple {
             _ => NO_PORTS,
         };
         let dst = [inner[16], inner[17], inner[18], inner[19]];
-        let protocol = inner[9];
-        self.set(&Ends { src, dst, protocol, ports });
+        self.key.protocol = inner[9];
+        self.set(&Ends { src, dst, src_port: ports.0, dst_port: ports.1 });
         // The error goes to the sender: it takes the place of an answer.
         self.half ^= 1;
         self.flags = Self::ERROR | Self::STATELESS;
@@ -251,11 +278,11 @@ impl Tuple {
         packet.at::<[u8; N]>(offset + Ipv4Hdr::LEN).map(head).ok_or(short)
     }
 
-    /// With the lower end first.
+    /// With the lower end first. The key's padding is zero, as the whole map was at first; its protocol stands already.
     #[inline(always)]
     fn set(&mut self, ends: &Ends) {
         let (a, b) = (word(ends.src), word(ends.dst));
-        let (src_port, dst_port) = (u16::from_be_bytes(ends.ports.0), u16::from_be_bytes(ends.ports.1));
+        let (src_port, dst_port) = (u16::from_be_bytes(ends.src_port), u16::from_be_bytes(ends.dst_port));
         let swap = a > b || (a == b && src_port > dst_port);
         let (low, high, low_port, high_port) =
             if swap { (b, a, dst_port, src_port) } else { (a, b, src_port, dst_port) };
@@ -263,9 +290,57 @@ impl Tuple {
         self.key.high = Addr::from_v4_word(high.to_be());
         self.key.low_port_be = low_port.to_be_bytes();
         self.key.high_port_be = high_port.to_be_bytes();
-        // Its padding is zero, as the whole map was at first.
-        self.key.protocol = ends.protocol;
         self.half = swap as u32;
+    }
+
+    /// A packet to a Service is one to this backend: `key` becomes that of the flow between the two.
+    #[inline(always)]
+    pub fn lead_to(&mut self, backend: [u8; 4], port_be: [u8; 2]) {
+        let (from, service) = self.ends();
+        let (src, service) = (from.v4(), service.v4());
+        let (src_port, dst_port) = self.ends_ports();
+        self.nat = service;
+        self.nat_port_be = dst_port;
+        self.flags |= Self::TO_BACKEND;
+        let src = if word(src) == word(backend) {
+            self.flags |= Self::HAIRPIN;
+            Addr::GATEWAY.v4()
+        } else {
+            src
+        };
+        self.to = Ends { src, dst: backend, src_port, dst_port: port_be };
+        let to = self.to;
+        self.set(&to);
+    }
+
+    /// A packet that answers one to a Service: it is to come from there.
+    #[inline(always)]
+    pub fn come_from(&mut self, service: [u8; 4], port_be: [u8; 2]) {
+        let (src, dst) = (self.ends().0.v4(), self.ends().1.v4());
+        let dst = if word(dst) == word(Addr::GATEWAY.v4()) { src } else { dst };
+        self.to = Ends { src: service, dst, src_port: port_be, dst_port: self.ends_ports().1 };
+        self.flags |= Self::FROM_SERVICE;
+    }
+
+    /// The packet's own ports: source, destination.
+    #[inline(always)]
+    pub fn ports_in_packet(&self) -> [u8; 4] {
+        let (src, dst) =
+            if self.has(Self::TO_BACKEND) { (self.to.src_port, self.nat_port_be) } else { self.ends_ports() };
+        [src[0], src[1], dst[0], dst[1]]
+    }
+
+    /// Sender and receiver.
+    #[inline(always)]
+    pub fn ends(&self) -> (&Addr, &Addr) {
+        if self.half == 0 { (&self.key.low, &self.key.high) } else { (&self.key.high, &self.key.low) }
+    }
+
+    /// The sender's and the receiver's port, network byte order.
+    #[inline(always)]
+    pub fn ends_ports(&self) -> Ports {
+        let (low, high) = (self.key.low_port_be, self.key.high_port_be);
+        if self.half == 0 { (low, high) } else { (high, low) }
     }
 
     /// Whether any of these bits is set.

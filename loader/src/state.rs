@@ -30,6 +30,8 @@ const LAST_GOOD: &str = "last-good.json";
 const SYSCTLS: &str = "sysctls-before.json";
 const ATTACHMENTS: &str = "attachments.json";
 const INCUMBENTS: &str = "incumbents.json";
+/// What people call the Services.
+const SERVICES: &str = "services.json";
 const LOCK: &str = "agent.lock";
 
 /// What the agent says of itself. Written after every pass.
@@ -201,6 +203,22 @@ impl StateDir {
         self.write(ATTACHMENTS, attachments)
     }
 
+    /// What people call the Services in the maps, as the agent said when they last changed.
+    ///
+    /// # Errors
+    /// The file is there but cannot be read.
+    pub fn services<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
+        self.read(SERVICES)
+    }
+
+    /// Keeps what people call the Services.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn write_services<T: Serialize>(&self, titles: &T) -> Result<(), StateError> {
+        self.write(SERVICES, titles)
+    }
+
     /// The model whose claims an earlier agent has settled, if it was still needed when that ended.
     ///
     /// # Errors
@@ -256,7 +274,7 @@ impl StateDir {
     /// # Errors
     /// A file could not be removed.
     pub fn remove(&self) -> Result<(), StateError> {
-        for name in [STATUS, LAST_GOOD, SYSCTLS, ATTACHMENTS, INCUMBENTS, SOCKET, view::SOCKET, LOCK] {
+        for name in [STATUS, LAST_GOOD, SYSCTLS, ATTACHMENTS, INCUMBENTS, SERVICES, SOCKET, view::SOCKET, LOCK] {
             self.remove_file(name)?;
         }
         // Not empty: somebody else keeps something there.

@@ -24,6 +24,9 @@ pub const V4_PREFIX_BITS: u32 = 96;
 impl Addr {
     /// No address at all (`::`): an unset field.
     pub const UNSPECIFIED: Self = Self { bytes: [0; 16] };
+    /// Every pod's gateway, as Calico has it. Towards a pod that has reached itself through a Service it stands for that pod: nobody
+    /// takes packets from its own address off the wire.
+    pub const GATEWAY: Self = Self::from_v4([169, 254, 1, 1]);
 
     /// From an IPv4 address in network byte order, as it stands in a packet.
     #[inline(always)]

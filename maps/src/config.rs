@@ -57,10 +57,12 @@ crate::contract! {
         pub mac: Mac,
         /// Raised, in a write of its own, after endpoints, routes, nodes or anything above has changed: flows find their ways anew.
         pub generation: u32,
+        /// Raised, in a write of its own, after `services` has changed: flows through Services look whether their backend is still one.
+        pub service_generation: u32,
     }
 }
 
 /// How many entries `config` has.
 pub const CONFIG_SLOTS: u32 = 1;
 
-const _: () = assert!(size_of::<Config>() == 44);
+const _: () = assert!(size_of::<Config>() == 48);

@@ -90,6 +90,12 @@ drop_reasons! {
     EgressDenied = 24, "egress_denied";
     /// No ingress policy of the pod that the flow was opened to allows it.
     IngressDenied = 25, "ingress_denied";
+    /// The Service's port has no endpoint; the sender is told at once, by a TCP reset or an ICMP error.
+    ServiceWithoutEndpoints = 26, "service_without_endpoints";
+    /// The Service's internalTrafficPolicy is Local, and none of its endpoints is on this node.
+    NoLocalEndpoint = 27, "no_local_endpoint";
+    /// The flow table is full: a packet to a Service cannot be translated, for nothing could translate the answers back.
+    FlowTableFull = 28, "flow_table_full";
 }
 
 /// How many entries `drops` has: with room, so that a new reason does not change the layout.

@@ -4,6 +4,9 @@
 //! same entry; the half that a packet belongs to follows from which end sent it. The entry remembers the verdict, where
 //! each half goes, and the generations of the state that both were reached from: a packet that meets an entry of older
 //! generations is judged again, always in the direction in which the flow was opened.
+//!
+//! A flow that was opened through a Service has two entries: one between the opener and the Service's address, which
+//! names the backend ([`FlowVerdict::Translated`]), and the flow proper, between the opener and that backend.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
@@ -48,6 +51,9 @@ crate::contract! {
         EgressDenied = 2,
         /// The other end's ingress policies do not allow it.
         IngressDenied = 3,
+        /// No flow, but the first step to one: the other end is a Service, and the backend that stands for it is in
+        /// [`Flow::nat`]. The flow itself is between the opener and the backend, and is judged like any other.
+        Translated = 4,
     }
 }
 
@@ -121,7 +127,8 @@ crate::contract! {
         pub verdict: FlowVerdict,
         /// Which half opened it: 0 or 1.
         pub opener: u32,
-        /// The generation of routes and endpoints ([`crate::Config`]) that the ways were found under.
+        /// The generation of routes and endpoints ([`crate::Config`]) that the ways were found under. [`FlowVerdict::Translated`]:
+        /// that of Services, under which the backend was chosen.
         pub generation: u32,
         /// When it was opened, in seconds of `clock`.
         pub opened: u32,
@@ -136,6 +143,13 @@ crate::contract! {
         pub pad: u32,
         /// The rules that allow it, for egress and ingress; [`Id::NONE`] where nothing isolates that direction.
         pub origins: [Id; 2],
+        /// [`FlowVerdict::Translated`]: the backend. Otherwise the Service's address by which the opener knows the other end:
+        /// what it is answered comes from there. Unspecified: nothing is translated.
+        pub nat: Addr,
+        /// The port that goes with `nat`, network byte order.
+        pub nat_port_be: [u8; 2],
+        /// Always zero.
+        pub nat_pad: [u8; 6],
     }
 }
 
@@ -185,6 +199,6 @@ crate::contract! {
 
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<Half>() == 72);
-const _: () = assert!(size_of::<Flow>() == 200);
+const _: () = assert!(size_of::<Flow>() == 224);
 const _: () = assert!(size_of::<FragmentKey>() == 36);
 const _: () = assert!(size_of::<Fragment>() == 4);

@@ -14,6 +14,7 @@ use crate::{
     node::Node,
     policy::{Enforcement, Id, Rule, RuleKey},
     route::{Route, RouteKind},
+    service::{Affinity, AffinityKey, Backend, BackendKey, Member, Service, ServiceKey, ServiceState},
 };
 
 /// The type of a map (`enum bpf_map_type`, include/uapi/linux/bpf.h).
@@ -67,12 +68,18 @@ pub const MAX_IDENTITIES: u32 = 65_536;
 pub const MAX_NETWORKS: u32 = 16_384;
 /// How many rules: for each policy of this node and each identity that it allows, the ports.
 pub const MAX_RULES: u32 = 262_144;
-/// How many flows: 70 MiB. When all are in use, packets are judged one by one.
+/// How many flows: 76 MiB. When all are in use, packets are judged one by one.
 pub const MAX_FLOWS: u32 = 262_144;
 /// How many packets can be in fragments at once.
 pub const MAX_FRAGMENTS: u32 = 8_192;
 /// How many bytes of events, a power of two: 10,000 events that nobody has read yet.
 pub const EVENT_BYTES: u32 = 1 << 20;
+/// How many ports of Services, each of their addresses counted.
+pub const MAX_SERVICES: u32 = 16_384;
+/// How many backends all sets have together, old and new ones while they change.
+pub const MAX_BACKENDS: u32 = 65_536;
+/// How many clients' choices are remembered for Services with session affinity.
+pub const MAX_AFFINITIES: u32 = 16_384;
 
 /// Address to pod or host, on this node. Key [`Addr`], value [`Endpoint`].
 pub const ENDPOINTS: MapSpec = MapSpec {
@@ -217,6 +224,50 @@ pub const CLOCK: MapSpec = MapSpec {
     purpose: "seconds since boot, set by the agent",
 };
 
+/// Service to its backends. Key [`ServiceKey`], value [`Service`].
+pub const SERVICES: MapSpec = MapSpec {
+    name: "services",
+    kind: MapKind::Hash,
+    key_size: size_of::<ServiceKey>() as u32,
+    value_size: size_of::<Service>() as u32,
+    max_entries: MAX_SERVICES,
+    fields: &[ServiceKey::FIELDS, Addr::FIELDS, Service::FIELDS, ServiceState::FIELDS, Id::FIELDS],
+    purpose: "ports of Services: which set of backends stands for each",
+};
+
+/// Set and index to backend. Key [`BackendKey`], value [`Backend`].
+pub const BACKENDS: MapSpec = MapSpec {
+    name: "backends",
+    kind: MapKind::Hash,
+    key_size: size_of::<BackendKey>() as u32,
+    value_size: size_of::<Backend>() as u32,
+    max_entries: MAX_BACKENDS,
+    fields: &[BackendKey::FIELDS, Id::FIELDS, Backend::FIELDS, Addr::FIELDS],
+    purpose: "the backends of each set",
+};
+
+/// Set and backend to index. Key [`Member`], value `u32`.
+pub const MEMBERS: MapSpec = MapSpec {
+    name: "members",
+    kind: MapKind::Hash,
+    key_size: size_of::<Member>() as u32,
+    value_size: 4,
+    max_entries: MAX_BACKENDS,
+    fields: &[Member::FIELDS, Id::FIELDS, Backend::FIELDS, Addr::FIELDS],
+    purpose: "whether a backend is still one of a set",
+};
+
+/// Client and Service to backend. Key [`AffinityKey`], value [`Affinity`].
+pub const AFFINITY: MapSpec = MapSpec {
+    name: "affinity",
+    kind: MapKind::LruHash,
+    key_size: size_of::<AffinityKey>() as u32,
+    value_size: size_of::<Affinity>() as u32,
+    max_entries: MAX_AFFINITIES,
+    fields: &[AffinityKey::FIELDS, ServiceKey::FIELDS, Affinity::FIELDS, Backend::FIELDS, Addr::FIELDS],
+    purpose: "which backend a client of a Service with session affinity keeps",
+};
+
 /// What happens, for whoever reads: records of [`Event`].
 pub const EVENTS: MapSpec = MapSpec {
     name: "events",
@@ -251,7 +302,7 @@ pub const EVENT_COUNTS: MapSpec = MapSpec {
 };
 
 /// Every map, in the order in which they are documented and listed.
-pub const MAPS: [MapSpec; 16] = [
+pub const MAPS: [MapSpec; 20] = [
     ENDPOINTS,
     ROUTES,
     NODES,
@@ -260,6 +311,10 @@ pub const MAPS: [MapSpec; 16] = [
     IDENTITIES,
     NETWORKS,
     RULES,
+    SERVICES,
+    BACKENDS,
+    MEMBERS,
+    AFFINITY,
     FLOWS,
     FRAGMENTS,
     CLOCK,

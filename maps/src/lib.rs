@@ -50,6 +50,7 @@ pub mod overlay;
 pub mod policy;
 pub mod protocol;
 pub mod route;
+pub mod service;
 #[cfg(feature = "user")]
 pub mod user;
 
@@ -64,3 +65,4 @@ pub use layout::{LAYOUT, MAPS, MapKind, MapSpec};
 pub use node::Node;
 pub use policy::{Enforcement, Id, Rule, RuleKey};
 pub use route::{Route, RouteKind};
+pub use service::{Affinity, AffinityKey, Backend, BackendKey, Member, Service, ServiceKey, ServiceState};

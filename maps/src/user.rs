@@ -2,6 +2,7 @@
 //! ([`handles`]).
 
 pub mod handles;
+pub mod service;
 pub mod sys;
 pub mod text;
 

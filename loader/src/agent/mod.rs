@@ -7,6 +7,7 @@
 mod pass;
 mod policies;
 mod report;
+mod services;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

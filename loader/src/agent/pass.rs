@@ -15,7 +15,7 @@ use margay_maps::Features;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use super::{AgentConfig, policies::Policies};
+use super::{AgentConfig, policies::Policies, services::Services};
 use crate::{
     apply,
     cni::{
@@ -65,6 +65,7 @@ pub(super) struct Agent {
     view: watch::Sender<Option<Arc<View>>>,
     pub(super) known: Done,
     policies: Policies,
+    services: Services,
     /// The interfaces that the last pass has put in force.
     in_force: BTreeSet<String>,
 }
@@ -130,6 +131,7 @@ impl Agent {
             view: watch::Sender::new(None),
             known: Done::default(),
             policies: Policies::default(),
+            services: Services::default(),
             in_force: BTreeSet::new(),
         })
     }
@@ -369,10 +371,12 @@ impl Agent {
         }
         let slots = apply::slots::assign(&plan.endpoints, self.known.maps.endpoints(&self.datapath.maps)?);
         self.policies.plan(&model, &self.config.node_name, &slots, &mut plan);
+        self.services.plan(&model, &self.config.node_name, &mut plan);
         problems.extend(plan.problems.iter().cloned());
         let applied = apply::apply(&plan, &self.datapath.maps, &mut self.known.maps, depth);
         self.policies.applied(self.known.maps.has_policies());
         self.show(&model, &plan);
+        self.services.write_titles(&self.state)?;
         problems.extend(applied);
         self.attach(&plan, depth, problems)?;
         self.set_sysctls(&plan, &view, depth, problems)?;

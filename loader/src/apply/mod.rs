@@ -4,6 +4,7 @@
 //! In: a plan and open maps. Out: changed maps, and problems. Never: an interface or a route; those are [`crate::host`].
 
 mod policy;
+mod services;
 pub mod slots;
 
 use std::{
@@ -47,6 +48,7 @@ pub struct Known {
     routes: Option<BTreeMap<PrefixKey, Route>>,
     nodes: Option<BTreeMap<Addr, Node>>,
     policy: policy::Known,
+    services: services::Known,
 }
 
 // === impl Known ===
@@ -92,12 +94,14 @@ pub fn apply(plan: &Plan, maps: &Maps, known: &mut Known, depth: Depth) -> Vec<P
     pass.write(&maps.nodes, &mut nodes);
     pass.write(&maps.endpoints, &mut endpoints);
     pass.write(&maps.routes, &mut routes);
+    let old_sets = services::begin(&mut pass, plan, maps, &mut known.services);
 
     pass.remove(&maps.routes, &mut routes);
     pass.remove(&maps.endpoints, &mut endpoints);
     pass.remove(&maps.nodes, &mut nodes);
-    pass.config(maps, plan, moved);
+    pass.config(maps, plan, Moved { ways: moved, services: old_sets.moved });
     policy::finish(&mut pass, plan, maps, &mut known.policy, stale);
+    services::finish(&mut pass, plan, maps, &mut known.services, old_sets);
 
     known.routes = routes.map(|_done| plan.routes.clone());
     known.endpoints = endpoints.map(|_done| plan.endpoints.clone());
@@ -202,9 +206,9 @@ impl Pass<'_> {
         }
     }
 
-    /// Writes the node's own data, and then raises the generation if that or what flows find their ways by (`moved`) has
-    /// changed: not before, or a way that was found among the old would pass for one among the new.
-    fn config(&mut self, maps: &Maps, plan: &Plan, moved: bool) {
+    /// Writes the node's own data, and then raises the generations of what has `moved`, or of all that depends on what was
+    /// written: not before, or a way that was found among the old would pass for one among the new.
+    fn config(&mut self, maps: &Maps, plan: &Plan, moved: Moved) {
         if let Err(e) = write_config(maps, &plan.config, moved) {
             self.failed("config", &e);
         }
@@ -222,15 +226,31 @@ impl Pass<'_> {
     }
 }
 
-fn write_config(maps: &Maps, wanted: &Config, moved: bool) -> Result<(), HandleError> {
+/// What has changed in the maps that flows remember something of.
+#[derive(Clone, Copy)]
+struct Moved {
+    /// Endpoints, routes or nodes.
+    ways: bool,
+    /// Services.
+    services: bool,
+}
+
+fn write_config(maps: &Maps, wanted: &Config, moved: Moved) -> Result<(), HandleError> {
     let current = maps.config.get(&0)?.unwrap_or_default();
-    let wanted = Config { generation: current.generation, ..*wanted };
-    if current != wanted {
+    let Config { generation, service_generation, .. } = current;
+    let wanted = Config { generation, service_generation, ..*wanted };
+    let is_other = current != wanted;
+    if is_other {
         maps.config.insert(&0, &wanted)?;
         info!(map = "config", "written");
     }
-    if moved || current != wanted {
-        maps.config.insert(&0, &Config { generation: current.generation.wrapping_add(1), ..wanted })?;
+    let raised = Config {
+        generation: generation.wrapping_add(u32::from(moved.ways || is_other)),
+        service_generation: service_generation.wrapping_add(u32::from(moved.services)),
+        ..wanted
+    };
+    if raised != wanted {
+        maps.config.insert(&0, &raised)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `margay flows`: the flow table as it is now.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use margay_maps::{
@@ -27,6 +27,8 @@ struct FlowRow {
     to_port: u16,
     to_name: Option<String>,
     verdict: FlowVerdict,
+    /// Of a flow to a Service: the backend that stands for it. Of one to a backend: the Service that the opener knows it by.
+    nat: Option<SocketAddr>,
     /// How the opener's packets go on, and the answers.
     ways: [Way; 2],
     packets: [u64; 2],
@@ -48,7 +50,7 @@ impl Row for FlowRow {
             self.protocol.clone(),
             end(self.from, self.from_port, &self.from_name),
             end(self.to, self.to_port, &self.to_name),
-            self.verdict.to_string(),
+            self.verdict_and_nat(),
             both(self.packets),
             both(self.bytes),
             format!("{} s", self.age_secs),
@@ -82,6 +84,14 @@ pub(super) fn run(state: &StateDir, pins: &PinDir, only: Option<&str>, format: F
 // === impl FlowRow ===
 
 impl FlowRow {
+    fn verdict_and_nat(&self) -> String {
+        match (self.verdict, self.nat) {
+            (FlowVerdict::Translated, Some(backend)) => format!("to backend {backend}"),
+            (verdict, Some(service)) => format!("{verdict}, as {service}"),
+            (verdict, None) => verdict.to_string(),
+        }
+    }
+
     fn has_end(&self, end: &str) -> bool {
         let names = [&self.from_name, &self.to_name];
         names.into_iter().flatten().any(|name| name == end)
@@ -90,11 +100,10 @@ impl FlowRow {
 }
 
 fn row(key: &FlowKey, flow: &Flow, now: u32, name: impl Fn(Addr) -> Option<String>) -> FlowRow {
-    let low = (key.low, key.low_port());
-    let high = (key.high, key.high_port());
-    let [there, back] = flow.halves;
-    let ((from, to), (there, back)) =
-        if flow.opener == 0 { ((low, high), (there, back)) } else { ((high, low), (back, there)) };
+    let [from, to] = key.ends(flow.opener);
+    let [low, high] = flow.halves;
+    let (there, back) = if flow.opener == 0 { (low, high) } else { (high, low) };
+    let nat = SocketAddr::new(flow.nat.into(), u16::from_be_bytes(flow.nat_port_be));
     FlowRow {
         protocol: protocol_name(key.protocol).into_owned(),
         from: from.0.into(),
@@ -104,6 +113,7 @@ fn row(key: &FlowKey, flow: &Flow, now: u32, name: impl Fn(Addr) -> Option<Strin
         to_port: to.1,
         to_name: name(to.0),
         verdict: flow.verdict,
+        nat: (flow.nat != Addr::UNSPECIFIED).then_some(nat),
         ways: [there.way, back.way],
         packets: [there.packets, back.packets],
         bytes: [there.bytes, back.bytes],

@@ -12,6 +12,7 @@ mod list;
 mod monitor;
 mod output;
 mod policy;
+mod services;
 mod status;
 
 use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -120,6 +121,11 @@ enum Command {
     /// is opened and may pass. With -o json each line is an object. What could not be told of, because there was too much at once or
     /// because it was read too slowly, is counted: "N events lost". Ends with Ctrl-C.
     Monitor(monitor::MonitorArgs),
+    /// List the Services: address, port, and which backends stand for them on this node
+    Services {
+        /// Only this one: namespace/name, or its address
+        service: Option<String>,
+    },
     /// List the maps: where each is pinned, and how full it is
     Maps,
     /// Show or check what is written down about addresses in the Kubernetes API
@@ -244,6 +250,7 @@ fn run(common: Common, command: Command) -> Result<u8> {
         Command::Explain(args) => explain::run(&args, &state, &pins, output),
         Command::Policy(args) => policy::run(&args, &state, &pins, output),
         Command::Monitor(args) => monitor::run(&args, &state, output),
+        Command::Services { service } => services::run(&state, &pins, service.as_deref(), output),
         Command::Maps => list::maps(&pins, output),
         Command::Ipam(args) => ipam::run(args, output),
         Command::Controller(args) => controller::run(args),

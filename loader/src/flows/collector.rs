@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use margay_maps::{
-    Clock, Flow, FlowKey,
+    Clock, Flow, FlowKey, FlowVerdict,
     layout::MAX_FLOWS,
     user::{BATCH, Batch, HandleError, MapHandle, Maps},
 };
@@ -68,6 +68,7 @@ fn tick(maps: &Maps) -> Result<u32> {
 /// What the collector does with the flow table.
 trait Table {
     fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<FlowKey, Flow>, HandleError>;
+    fn get(&self, key: &FlowKey) -> Result<Option<Flow>, HandleError>;
     fn remove(&self, key: &FlowKey) -> Result<(), HandleError>;
 }
 
@@ -76,6 +77,10 @@ trait Table {
 impl Table for MapHandle<FlowKey, Flow> {
     fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<FlowKey, Flow>, HandleError> {
         self.batch(from, count)
+    }
+
+    fn get(&self, key: &FlowKey) -> Result<Option<Flow>, HandleError> {
+        self.get(key)
     }
 
     fn remove(&self, key: &FlowKey) -> Result<(), HandleError> {
@@ -98,6 +103,12 @@ struct Step {
     removed: usize,
     /// Where the next one begins; `None` at the end.
     next: Option<u32>,
+}
+
+/// Whether an entry leads to a flow that still is: for a while only that one's answers may have come.
+fn is_needed(table: &impl Table, key: &FlowKey, flow: &Flow) -> Result<bool, HandleError> {
+    let Some(target) = flow.leads_to(key) else { return Ok(false) };
+    Ok(table.get(&target)?.is_some_and(|flow| flow.verdict == FlowVerdict::Allowed))
 }
 
 /// Looks at every entry once, step by step, removes those that are over, and says how many it has kept.
@@ -125,7 +136,7 @@ fn step(table: &impl Table, rule: Rule, from: Option<u32>) -> Result<Step, Handl
     let batch = table.batch(from, BATCH)?;
     let mut step = Step { next: batch.next, ..Step::default() };
     for (key, flow) in &batch.entries {
-        if timeouts.is_over(key, flow, now, since) {
+        if timeouts.is_over(key, flow, now, since) && !is_needed(table, key, flow)? {
             table.remove(key)?;
             step.removed += 1;
         } else {
@@ -142,7 +153,7 @@ mod tests {
         collections::{BTreeMap, BTreeSet},
     };
 
-    use margay_maps::{Addr, FlowVerdict, Half, protocol::TCP};
+    use margay_maps::{Addr, Half, protocol::TCP};
 
     use super::*;
 
@@ -171,6 +182,10 @@ mod tests {
             Ok(Batch { entries, next: (end < self.entries.len()).then_some(end as u32) })
         }
 
+        fn get(&self, key: &FlowKey) -> Result<Option<Flow>, HandleError> {
+            Ok(self.entries.get(key).copied())
+        }
+
         fn remove(&self, key: &FlowKey) -> Result<(), HandleError> {
             self.removed.borrow_mut().insert(*key);
             Ok(())
@@ -181,6 +196,26 @@ mod tests {
         let [a, b, c, d] = number.to_be_bytes();
         let (low, high) = (Addr::from_v4([10, 0, a, b]), Addr::from_v4([10, 1, 0, 1]));
         FlowKey { low, high, low_port_be: [c, d], high_port_be: [0, 80], protocol: TCP, pad: [0; 3] }
+    }
+
+    #[test]
+    fn what_leads_to_a_backend_stays_as_long_as_the_flow_to_it() {
+        let client = (Addr::from_v4([10, 0, 0, 2]), 40_000);
+        let (service, backend) = ((Addr::from_v4([10, 96, 0, 1]), 80), (Addr::from_v4([10, 0, 0, 3]), 8_080));
+        let entry = FlowKey::between(client, service, TCP);
+        let leads = Flow {
+            verdict: FlowVerdict::Translated,
+            opener: u32::from(entry.low != client.0),
+            nat: backend.0,
+            nat_port_be: 8_080_u16.to_be_bytes(),
+            ..Flow::default()
+        };
+        let target = FlowKey::between(client, backend, TCP);
+        let both = Fake { entries: [(entry, leads), (target, flow(true))].into(), ..Fake::default() };
+        let rule = Rule { timeouts: Timeouts::default(), now: 1_000, since: 0 };
+        assert_eq!(sweep(&both, rule).unwrap(), 2);
+        let alone = Fake { entries: [(entry, leads)].into(), ..Fake::default() };
+        assert_eq!(sweep(&alone, rule).unwrap(), 0);
     }
 
     fn flow(established: bool) -> Flow {

@@ -33,6 +33,8 @@ pub struct Timeouts {
     pub other: u32,
     /// What was denied: it is judged again after that.
     pub denied: u32,
+    /// What leads to a Service's backend, once the flow to that is gone.
+    pub translated: u32,
 }
 
 impl Default for Timeouts {
@@ -48,6 +50,7 @@ impl Default for Timeouts {
             icmp: 30,
             other: 120,
             denied: 30,
+            translated: 30,
         }
     }
 }
@@ -58,13 +61,25 @@ impl Timeouts {
     /// For a table that is nearly full: what has not been answered goes at once, and so does what is closing. A flood of
     /// openings takes no place from established flows.
     pub fn under_pressure(self) -> Self {
-        Self { tcp_opening: 2, tcp_closing: 1, udp: 2, sctp_opening: 2, icmp: 2, other: 10, denied: 1, ..self }
+        Self {
+            tcp_opening: 2,
+            tcp_closing: 1,
+            udp: 2,
+            sctp_opening: 2,
+            icmp: 2,
+            other: 10,
+            denied: 1,
+            translated: 2,
+            ..self
+        }
     }
 
     /// After how many seconds without a packet this flow goes.
     pub fn of(&self, key: &FlowKey, flow: &Flow) -> u32 {
-        if flow.verdict != FlowVerdict::Allowed {
-            return self.denied;
+        match flow.verdict {
+            FlowVerdict::Allowed => {}
+            FlowVerdict::Translated => return self.translated,
+            FlowVerdict::EgressDenied | FlowVerdict::IngressDenied | FlowVerdict::Unknown => return self.denied,
         }
         let answered = flow.halves.iter().all(|half| half.packets > 0);
         let [low, high] = flow.halves.each_ref().map(|half| half.tcp_flags);
@@ -127,6 +142,8 @@ mod tests {
         }
         let denied = Flow { verdict: FlowVerdict::IngressDenied, ..flow([1, 0], [SYN, 0], 0) };
         assert_eq!(t.of(&key(TCP), &denied), t.denied);
+        let translated = Flow { verdict: FlowVerdict::Translated, ..flow([1, 0], [SYN, 0], 0) };
+        assert_eq!(t.of(&key(TCP), &translated), t.translated);
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub fn plan(model: &Model, host: &HostView, options: &Options) -> Plan {
             mac: node.overlay_mac,
             // Raised when it is applied.
             generation: 0,
+            service_generation: 0,
         };
         plan.overlay =
             Some(OverlayDevice { mac: node.overlay_mac, mtu, port: options.port, address: context.overlay_address });

@@ -13,6 +13,7 @@ mod entries;
 mod host_routes;
 mod nat;
 mod peers;
+pub mod services;
 #[cfg(test)]
 mod tests;
 
@@ -101,6 +102,8 @@ pub struct Plan {
     pub policy: Arc<PolicyPlan>,
     /// The addresses whose identities alone differ from the plan before, whose policies are in the maps. `None`: anything may.
     pub moved: Option<BTreeSet<Addr>>,
+    /// Which backends stand for each Service.
+    pub services: Arc<services::ServicePlan>,
     /// Which policies are in force for each slot; generations are raised when it is applied.
     pub enforcement: BTreeMap<u32, Enforcement>,
     /// Slots whose verdicts could change although their policies stay.

@@ -9,7 +9,7 @@ use super::content::{PeerRef, PortMatch};
 use crate::model::policy::Peer;
 
 /// A hash over values that cannot run into each other: every text and every list has its length before it.
-pub(super) struct Hash8(Sha1);
+pub(crate) struct Hash8(Sha1);
 
 // === impl Hash8 ===
 

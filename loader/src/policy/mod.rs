@@ -35,7 +35,7 @@ pub mod amend;
 mod build;
 pub mod content;
 pub mod generations;
-mod hash;
+pub(crate) mod hash;
 mod identities;
 mod index;
 pub mod judge;

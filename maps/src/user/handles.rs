@@ -23,6 +23,7 @@ use crate::{
     node::Node,
     policy::{Enforcement, Id, Rule, RuleKey},
     route::Route,
+    service::{Affinity, AffinityKey, Backend, BackendKey, Member, Service, ServiceKey},
 };
 
 /// A map could not be opened, read or written.
@@ -350,6 +351,14 @@ pub struct Maps {
     pub networks: MapHandle<PrefixKey, Id>,
     /// See [`layout::RULES`].
     pub rules: MapHandle<RuleKey, Rule>,
+    /// See [`layout::SERVICES`].
+    pub services: MapHandle<ServiceKey, Service>,
+    /// See [`layout::BACKENDS`].
+    pub backends: MapHandle<BackendKey, Backend>,
+    /// See [`layout::MEMBERS`].
+    pub members: MapHandle<Member, u32>,
+    /// See [`layout::AFFINITY`].
+    pub affinity: MapHandle<AffinityKey, Affinity>,
     /// See [`layout::FLOWS`].
     pub flows: MapHandle<FlowKey, Flow>,
     /// See [`layout::FRAGMENTS`].
@@ -393,6 +402,10 @@ impl Maps {
             identities: MapHandle::new(fd_of(&layout::IDENTITIES)?, &layout::IDENTITIES)?,
             networks: MapHandle::new(fd_of(&layout::NETWORKS)?, &layout::NETWORKS)?,
             rules: MapHandle::new(fd_of(&layout::RULES)?, &layout::RULES)?,
+            services: MapHandle::new(fd_of(&layout::SERVICES)?, &layout::SERVICES)?,
+            backends: MapHandle::new(fd_of(&layout::BACKENDS)?, &layout::BACKENDS)?,
+            members: MapHandle::new(fd_of(&layout::MEMBERS)?, &layout::MEMBERS)?,
+            affinity: MapHandle::new(fd_of(&layout::AFFINITY)?, &layout::AFFINITY)?,
             flows: MapHandle::new(fd_of(&layout::FLOWS)?, &layout::FLOWS)?,
             fragments: MapHandle::new(fd_of(&layout::FRAGMENTS)?, &layout::FRAGMENTS)?,
             clock: MapHandle::new(fd_of(&layout::CLOCK)?, &layout::CLOCK)?,
@@ -440,6 +453,10 @@ impl Maps {
             n if n == layout::IDENTITIES.name => Some(self.identities.keys()?.len()),
             n if n == layout::NETWORKS.name => Some(self.networks.keys()?.len()),
             n if n == layout::RULES.name => Some(self.rules.keys()?.len()),
+            n if n == layout::SERVICES.name => Some(self.services.keys()?.len()),
+            n if n == layout::BACKENDS.name => Some(self.backends.keys()?.len()),
+            n if n == layout::MEMBERS.name => Some(self.members.keys()?.len()),
+            n if n == layout::AFFINITY.name => Some(self.affinity.keys()?.len()),
             n if n == layout::FLOWS.name => Some(self.flows.count()?),
             n if n == layout::FRAGMENTS.name => Some(self.fragments.keys()?.len()),
             _ => None,

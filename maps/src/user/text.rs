@@ -13,12 +13,13 @@ use crate::{
     drops::DropReason,
     endpoint::{Endpoint, EndpointKind},
     event::EventKind,
-    flow::{FlowKey, FlowVerdict, Way},
+    flow::{Flow, FlowKey, FlowVerdict, Way},
     layout::{MapKind, MapSpec},
     node::Node,
     policy::{Id, RuleKey},
     protocol::{ICMP, SCTP, TCP, UDP},
     route::{Route, RouteKind},
+    service::ServiceState,
 };
 
 // === Addr ===
@@ -138,6 +139,19 @@ impl fmt::Display for RuleKey {
 }
 
 impl FlowKey {
+    /// The key of the flow between two ends, each an address and a port.
+    pub fn between(a: (Addr, u16), b: (Addr, u16), protocol: u8) -> Self {
+        let (low, high) = if a <= b { (a, b) } else { (b, a) };
+        let [low_port_be, high_port_be] = [low.1, high.1].map(u16::to_be_bytes);
+        Self { low: low.0, high: high.0, low_port_be, high_port_be, protocol, pad: [0; 3] }
+    }
+
+    /// The two ends of the flow, who opened it first.
+    pub fn ends(&self, opener: u32) -> [(Addr, u16); 2] {
+        let (low, high) = ((self.low, self.low_port()), (self.high, self.high_port()));
+        if opener == 0 { [low, high] } else { [high, low] }
+    }
+
     /// The lower end's port.
     pub fn low_port(&self) -> u16 {
         u16::from_be_bytes(self.low_port_be)
@@ -168,6 +182,21 @@ pub fn protocol_name(protocol: u8) -> std::borrow::Cow<'static, str> {
     }
 }
 
+// === impl Flow ===
+
+impl Flow {
+    /// Of an entry that leads to a backend: the key of the flow to it. `key`: the entry's own.
+    pub fn leads_to(&self, key: &FlowKey) -> Option<FlowKey> {
+        if self.verdict != FlowVerdict::Translated {
+            return None;
+        }
+        let [(from, from_port), _service] = key.ends(self.opener);
+        // A pod that has reached itself: see `Addr::GATEWAY`.
+        let from = if from == self.nat { Addr::GATEWAY } else { from };
+        Some(FlowKey::between((from, from_port), (self.nat, u16::from_be_bytes(self.nat_port_be)), key.protocol))
+    }
+}
+
 // === enums ===
 
 /// Both `Display` and `Serialize` from a method `name`.
@@ -186,7 +215,7 @@ macro_rules! by_name {
     )+};
 }
 
-by_name!(Hook, Outcome, DropReason, EndpointKind, RouteKind, MapKind, FlowVerdict, Way, EventKind);
+by_name!(Hook, Outcome, DropReason, EndpointKind, RouteKind, MapKind, FlowVerdict, Way, EventKind, ServiceState);
 
 impl EndpointKind {
     /// The word that tables show.
@@ -216,6 +245,7 @@ impl FlowVerdict {
             Self::Allowed => "allowed",
             Self::EgressDenied => "egress denied",
             Self::IngressDenied => "ingress denied",
+            Self::Translated => "translated",
         }
     }
 }
@@ -238,6 +268,17 @@ impl Way {
             Self::Host => "host",
             Self::Pod => "pod",
             Self::Node => "node",
+        }
+    }
+}
+
+impl ServiceState {
+    /// The words that tables show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::NoEndpoints => "no endpoints",
+            Self::NoneHere => "no endpoint on this node",
         }
     }
 }
@@ -341,10 +382,13 @@ impl Serialize for Config {
             port: u16,
             mac: Mac,
             generation: u32,
+            service_generation: u32,
         }
-        let Self { node, overlay_ifindex, overlay_mtu, features, vni, port_be, mac, generation } = *self;
+        let Self { node, overlay_ifindex, overlay_mtu, features, vni, port_be, mac, generation, service_generation } =
+            *self;
         let port = u16::from_be_bytes(port_be);
-        View { node, overlay_ifindex, overlay_mtu, features, vni, port, mac, generation }.serialize(s)
+        View { node, overlay_ifindex, overlay_mtu, features, vni, port, mac, generation, service_generation }
+            .serialize(s)
     }
 }
 

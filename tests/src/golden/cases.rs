@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         to_workload(),
         overlay_device(),
         from_uplink(),
+        super::services::cases(),
     ]
     .into_iter()
     .flatten()

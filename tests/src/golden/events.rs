@@ -14,6 +14,7 @@ use margay_maps::{DropReason, Event, EventCounts, EventKind, FlowVerdict, Hook, 
 use super::{
     Case,
     packet::{ETHER_TYPE, IP, OVERHEAD, udp},
+    services,
     world::{NEIGHBOUR, NOBODY},
 };
 
@@ -54,6 +55,7 @@ impl Listener {
             ensure!(event.time_ns <= now && now - event.time_ns < LEASE.as_nanos() as u64, "the time is wrong");
             let ends = (IpAddr::from(event.src), IpAddr::from(event.dst));
             if let Some(expected) = ends_of(case, reason) {
+                let expected = if event.kind == EventKind::Flow { services::flow_ends(expected) } else { expected };
                 ensure!(ends == expected, "told of {ends:?} instead of {expected:?}");
             }
             match event.kind {

@@ -57,7 +57,7 @@ pub fn arp_answer(before: &[u8], after: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn addressed(frame: &[u8], from: Mac, to: Mac) -> Result<()> {
+pub fn addressed(frame: &[u8], from: Mac, to: Mac) -> Result<()> {
     addressed_as(frame, from, to, [0x08, 0x00])
 }
 

@@ -10,6 +10,7 @@ mod events;
 mod expect;
 pub mod packet;
 pub mod policies;
+mod services;
 pub mod transport;
 pub mod world;
 
@@ -43,6 +44,10 @@ pub enum Expect {
     Drop(DropReason),
     /// Redirected, with this outcome; the function compares the packet that came out with the one that went in.
     Redirect(Outcome, fn(&[u8], &[u8]) -> Result<()>),
+    /// Answered, because it could not go on for this reason; the function as above.
+    Reject(DropReason, fn(&[u8], &[u8]) -> Result<()>),
+    /// Passed on, changed; the function as above.
+    Change(fn(&[u8], &[u8]) -> Result<()>),
 }
 
 /// How one case went.
@@ -125,6 +130,16 @@ fn run_case(datapath: &mut Datapath, listener: &mut Listener, case: &Case) -> Re
             ensure_verdict(result.return_value, REDIRECT)?;
             compare(&case.packet, &out)?;
             (*outcome, None)
+        }
+        Expect::Reject(reason, compare) => {
+            ensure_verdict(result.return_value, REDIRECT)?;
+            compare(&case.packet, &out)?;
+            (Outcome::Answered, Some(*reason))
+        }
+        Expect::Change(compare) => {
+            ensure_verdict(result.return_value, UNSPEC)?;
+            compare(&case.packet, &out)?;
+            (Outcome::Passed, None)
         }
     };
     let counted = after.since(&before);

@@ -64,6 +64,7 @@ pub fn fill(maps: &Maps, features: Features) -> Result<()> {
             port_be: overlay::PORT.to_be_bytes(),
             mac: OVERLAY_MAC,
             generation: 1,
+            service_generation: 0,
         },
     )?;
     let pod = |ifindex, mac, slot| Endpoint { kind: EndpointKind::Workload, ifindex, mac, pad: [0; 2], slot };
@@ -85,7 +86,7 @@ pub fn fill(maps: &Maps, features: Features) -> Result<()> {
     maps.routes.insert(&block(Ipv4Addr::new(10, 244, 1, 0)), &Route::default())?;
     maps.routes.insert(&block(Ipv4Addr::new(10, 244, 2, 0)), &remote)?;
     maps.routes.insert(&PrefixKey::host(OTHER_NODE.into()), &remote)?;
-    Ok(())
+    super::services::fill(maps)
 }
 
 /// A /24.

@@ -18,5 +18,6 @@ mod pods;
 mod policies;
 mod reachability;
 mod repair;
+mod services;
 mod spoofing;
 mod uninstall;

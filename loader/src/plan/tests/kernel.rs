@@ -18,6 +18,7 @@ fn config_and_overlay_device() {
         port_be: [0x12, 0xb5],
         mac: overlay_mac("a"),
         generation: 0,
+        service_generation: 0,
     };
     assert_eq!(plan.config, config);
     assert_eq!(plan.overlay, Some(OverlayDevice { mac: overlay_mac("a"), mtu: 1_450, port: 4_789, address: None }));
