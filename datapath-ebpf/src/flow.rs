@@ -293,19 +293,9 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
     let known = FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
     let allowed = known.filter(|flow| flow.verdict == FlowVerdict::Allowed);
 
-    let (src, dst) = ends(tuple, tuple.half);
-    if let Arrival::Workload(ifindex) = arrival {
-        // Of a pod that has reached itself through a Service, `translate` has looked at the source.
-        if !tuple.has(Tuple::HAIRPIN) && !is_own(src, ifindex) {
-            return Err(Refusal::Drop(DropReason::SpoofedSource));
-        }
-        if !is_forwardable(dst) {
-            return Err(Refusal::Drop(DropReason::NotUnicast));
-        }
-    }
-    // A pod whose programs are still to be attached sends by the host's stack; no policies of its own are known here.
-    if arrival == Arrival::Stack && is_nobodys(src) {
-        return Err(Refusal::Drop(DropReason::NoEndpoint));
+    match check_ends(arrival.code()) {
+        STORED => {}
+        refused => return Err(Refusal::Drop(reason(refused))),
     }
     new.generation = config().map_or(0, |config| config.generation);
     new.opened = clock();
@@ -327,13 +317,12 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
             is_new = false;
         }
         if arrival.is_from_stack() && !others {
-            new.nat = flow.nat;
-            new.nat_port_be = flow.nat_port_be;
+            know_as(new, flow);
         }
     }
     if matches!(arrival, Arrival::Workload(_)) && new.opener == tuple.half {
-        let is_translated = !same(tuple.nat, [0; 4]);
-        new.nat = if is_translated { Addr::from_v4(tuple.nat) } else { Addr::UNSPECIFIED };
+        let service = if same(tuple.nat, [0; 4]) { Addr::UNSPECIFIED } else { Addr::from_v4(tuple.nat) };
+        copy_addr(&mut new.nat, &service);
         new.nat_port_be = tuple.nat_port_be;
     }
     let half = half_mut(new, tuple.half);
@@ -357,6 +346,27 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
         events::opened();
     }
     Ok(stored)
+}
+
+/// Whether the packet in [`TUPLE`] may come from where it says, and go where it wants to, as far as that is plain without more ado.
+/// [`STORED`], or a refusal. A function of its own, as [`open_flow`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn check_ends(arrival: u32) -> u32 {
+    let Some(tuple) = TUPLE.get_ptr(0) else { return DROP + DropReason::NotConfigured as u32 };
+    // SAFETY: as in `try_open`.
+    let tuple = unsafe { &*tuple };
+    let (src, dst) = ends(tuple, tuple.half);
+    match Arrival::from_code(arrival) {
+        // Of a pod that has reached itself through a Service, `translate` has looked at the source.
+        Arrival::Workload(ifindex) if !tuple.has(Tuple::HAIRPIN) && !is_own(src, ifindex) => {
+            DROP + DropReason::SpoofedSource as u32
+        }
+        Arrival::Workload(_) if !is_forwardable(dst) => DROP + DropReason::NotUnicast as u32,
+        // A pod whose programs are still to be attached sends by the host's stack; no policies of its own are known here.
+        Arrival::Stack if is_nobodys(src) => DROP + DropReason::NoEndpoint as u32,
+        _ => STORED,
+    }
 }
 
 /// Finds the way of the packet in [`TUPLE`], for its half of the flow in [`SCRATCH`]. A function of its own, as [`open_flow`] is.
@@ -398,6 +408,13 @@ pub extern "C" fn judge_flow() -> u32 {
     1
 }
 
+/// The Service's address by which the opener knows the other end.
+#[inline(always)]
+fn know_as(new: &mut Flow, known: &Flow) {
+    copy_addr(&mut new.nat, &known.nat);
+    new.nat_port_be = known.nat_port_be;
+}
+
 /// Takes over what is known of the flow. Whether the verdict too: it holds under the same generations alone.
 #[inline(always)]
 fn keep(new: &mut Flow, known: &Flow) -> bool {
@@ -410,8 +427,7 @@ fn keep(new: &mut Flow, known: &Flow) -> bool {
     new.opener = known.opener;
     new.opened = known.opened;
     new.via_stack = known.via_stack;
-    new.nat = known.nat;
-    new.nat_port_be = known.nat_port_be;
+    know_as(new, known);
     if !is_current(known) {
         return false;
     }

@@ -1,10 +1,6 @@
 //! One function for each hook: from the packet to the verdict, in the order in which it is judged.
 
-use aya_ebpf::{
-    bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key},
-    helpers::{bpf_redirect_peer, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key},
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::bpf_redirect_peer, programs::TcContext};
 use margay_maps::{
     Addr, Config, DropReason, EndpointKind, Features, Half, Hook, Mac, Outcome, RouteKind, Way, protocol::UDP,
 };
@@ -16,22 +12,16 @@ use crate::{
     encap::{self, ECN_CE, OVERHEAD, Outer},
     flow::{Arrival, Refusal, follow},
     ipv4::{ETHER_IPV4, Ipv4, Payload, ethernet},
-    lookup::{Aligned, config, endpoint, is_nobodys, is_node, is_own, route},
+    lookup::{config, endpoint, is_nobodys, is_node, is_own, route},
     packet::{Packet, put_mac},
     reject,
     rewrite::rewrite,
+    tunnel::{read_tunnel, write_tunnel},
     tuple::Tuple,
 };
 
 /// Where the IP header stands in a frame without tags.
 const IP: usize = EthHdr::LEN;
-
-/// `struct bpf_tunnel_key` as it was in 4.14, 28 bytes: every kernel since takes this much, older ones no more
-/// (net/core/filter.c, `bpf_skb_set_tunnel_key`).
-const TUNNEL_KEY_SIZE: u32 = 28;
-
-/// The time to live of what the overlay device sends, as for what we encapsulate ourselves.
-const TUNNEL_TTL: u8 = 64;
 
 /// A pod sends.
 #[inline(always)]
@@ -177,17 +167,11 @@ pub fn from_overlay(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
-    // SAFETY: plain integers, for which zero is valid.
-    let mut key = Aligned::<bpf_tunnel_key>(unsafe { core::mem::zeroed() });
-    let key = &mut key.0;
-    // SAFETY: `key` is longer than the size given.
-    if unsafe { bpf_skb_get_tunnel_key(packet.skb(), &raw mut *key, TUNNEL_KEY_SIZE, 0) } != 0
-        || key.tunnel_id != config.vni
-    {
+    let sender = read_tunnel(packet.skb(), config.vni);
+    if sender == 0 {
         return Err(DropReason::NoTunnelKey);
     }
-    // SAFETY: every variant of the union is plain integers. The helper gives host byte order.
-    let remote = Addr::from_v4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes());
+    let remote = Addr::from_v4(sender.to_be_bytes());
     believe(&remote)?;
     if ethernet(packet)? == Payload::Arp {
         return Ok(Verdict::PASS);
@@ -245,17 +229,7 @@ fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     put_mac(&mut eth.dst_addr, &to.mac);
     put_mac(&mut eth.src_addr, &config.mac);
 
-    // SAFETY: plain integers, for which zero is valid.
-    let mut key = Aligned::<bpf_tunnel_key>(unsafe { core::mem::zeroed() });
-    let key = &mut key.0;
-    key.tunnel_id = config.vni;
-    key.tunnel_ttl = TUNNEL_TTL;
-    // The helper wants host byte order.
-    key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(to.node.v4());
-    // SAFETY: `key` is longer than the size given.
-    let done =
-        unsafe { bpf_skb_set_tunnel_key(packet.skb(), &raw mut *key, TUNNEL_KEY_SIZE, BPF_F_ZERO_CSUM_TX as u64) };
-    if done != 0 {
+    if write_tunnel(packet.skb(), u32::from_be_bytes(to.node.v4()), config.vni) != 0 {
         return Err(DropReason::TunnelKeyFailed);
     }
     Ok(Verdict { outcome: Outcome::Encapsulated, ..Verdict::PASS })

@@ -24,4 +24,5 @@ pub mod reject;
 pub mod rewrite;
 pub mod sctp;
 pub mod service;
+pub mod tunnel;
 pub mod tuple;
