@@ -157,6 +157,9 @@ fn live_flows(live: &Maps, opening: Opening) -> Result<[usize; 2]> {
                 0 => (key.low, key.high, key.high_port()),
                 _ => (key.high, key.low, key.low_port()),
             };
+            if flow.verdict == FlowVerdict::Translated {
+                continue;
+            }
             let any_port = !opening.has_ports();
             if (src, dst, key.protocol) == (opener, other, opening.protocol) && (any_port || port == opening.port) {
                 found[usize::from(flow.verdict != FlowVerdict::Allowed)] += 1;
@@ -174,7 +177,7 @@ fn live_flows(live: &Maps, opening: Opening) -> Result<[usize; 2]> {
 impl Finding {
     /// Whether the packet goes on.
     pub fn is_allowed(&self) -> bool {
-        self.outcome != Outcome::Dropped
+        self.outcome != Outcome::Dropped && self.reason.is_none()
     }
 
     /// How it goes on, where the flow says so.

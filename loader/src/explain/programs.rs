@@ -12,15 +12,15 @@ use aya::{
     programs::{SchedClassifier, TestRunOptions},
 };
 use margay_maps::{
-    Addr, Config, DropReason, Features, Flow, FlowKey, Hook, MAPS, MapSpec, Node, Outcome,
-    layout::{CONFIG, DROPS, EVENT_COUNTS, EVENTS, FLOWS, FRAGMENTS, NODES, READERS, TRAFFIC},
+    Addr, Config, DropReason, Features, Flow, FlowKey, FlowVerdict, Hook, MAPS, MapSpec, Node, Outcome,
+    layout::{AFFINITY, CONFIG, DROPS, EVENT_COUNTS, EVENTS, FLOWS, FRAGMENTS, NODES, READERS, TRAFFIC},
     user::{HandleError, Maps},
 };
 
 use crate::datapath::{OBJECT, pins::PinDir};
 
 /// What programs write to. Whoever gives them another such map adds it here.
-const WRITTEN: [&MapSpec; 7] = [&FLOWS, &FRAGMENTS, &TRAFFIC, &DROPS, &EVENTS, &READERS, &EVENT_COUNTS];
+const WRITTEN: [&MapSpec; 8] = [&FLOWS, &FRAGMENTS, &AFFINITY, &TRAFFIC, &DROPS, &EVENTS, &READERS, &EVENT_COUNTS];
 
 /// What the programs did with the packet.
 #[derive(Clone, Debug)]
@@ -57,7 +57,10 @@ pub fn run(pins: &PinDir, live: &Maps, hook: Hook, ifindex: u32, sender: Sender,
         loader.map_pin_path(spec.name, pins.map(spec));
     }
     // One packet needs no more; the ring buffer at least one page of any machine.
-    loader.map_max_entries(FLOWS.name, 16).map_max_entries(FRAGMENTS.name, 16).map_max_entries(EVENTS.name, 1 << 16);
+    for small in [&FLOWS, &FRAGMENTS, &AFFINITY] {
+        loader.map_max_entries(small.name, 16);
+    }
+    loader.map_max_entries(EVENTS.name, 1 << 16);
     let mut ebpf = loader.load(OBJECT).context("loading the programs a second time")?;
     let maps = Maps::from_fds(|spec| fd_of(&ebpf, spec)).context("opening the maps of these programs")?;
     if overlay {
@@ -113,6 +116,8 @@ fn found(maps: &Maps, hook: Hook) -> Result<Run> {
     let counted = |outcome: &Outcome| maps.traffic(hook, *outcome).is_ok_and(|counter| counter.packets > 0);
     let Some(outcome) = Outcome::ALL.into_iter().find(counted) else { bail!("the program {hook} counted no packet") };
     let reason = DropReason::ALL.iter().copied().find(|reason| maps.drops(*reason).is_ok_and(|c| c.packets > 0));
-    let flow = maps.flows.batch(None, 16)?.entries.into_iter().next();
+    // To a Service there are two entries: the flow is the one to the backend.
+    let mut entries = maps.flows.batch(None, 16)?.entries.into_iter();
+    let flow = entries.find(|(_, flow)| flow.verdict != FlowVerdict::Translated);
     Ok(Run { outcome, reason, flow })
 }
