@@ -1,12 +1,13 @@
 //! Which Services are in force, from pass to pass.
 //!
 //! In: the model. Out: the plan of Services, made anew only when they have changed, and the file from which `margay services` has
-//! their names.
+//! their names. Never: a hold on the model, which would have to be copied whenever something in it changes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    model::Model,
+    model::{Model, service::Service},
+    object::ServiceName,
     plan::{
         Plan,
         services::{self, ServicePlan},
@@ -19,7 +20,7 @@ use crate::{
 pub(super) struct Services {
     last: Arc<ServicePlan>,
     /// What it was made from.
-    made_from: Option<Arc<Model>>,
+    made_from: Option<BTreeMap<ServiceName, Service>>,
     /// Whether its names are in the file.
     written: bool,
 }
@@ -28,14 +29,13 @@ pub(super) struct Services {
 
 impl Services {
     /// Puts the Services into the plan.
-    pub(super) fn plan(&mut self, model: &Arc<Model>, node: &str, plan: &mut Plan) {
-        let same = |before: &Arc<Model>| Arc::ptr_eq(before, model) || services::is_same(before, model);
-        if !self.made_from.as_ref().is_some_and(same) {
+    pub(super) fn plan(&mut self, model: &Model, node: &str, plan: &mut Plan) {
+        if self.made_from.as_ref() != Some(&model.services) {
             let next = services::services(model, node);
             self.written &= next.titles == self.last.titles;
             self.last = Arc::new(next);
+            self.made_from = Some(model.services.clone());
         }
-        self.made_from = Some(Arc::clone(model));
         plan.problems.extend(self.last.problem.iter().cloned());
         plan.services = Arc::clone(&self.last);
     }

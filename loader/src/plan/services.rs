@@ -43,11 +43,6 @@ pub struct ServiceTitle {
     pub port: String,
 }
 
-/// Whether two models come to the same plan of Services.
-pub fn is_same(before: &Model, now: &Model) -> bool {
-    before.services == now.services
-}
-
 /// What should be in force on `node`.
 pub fn services(model: &Model, node: &str) -> ServicePlan {
     let mut plan = ServicePlan::default();
