@@ -5,12 +5,15 @@
 //! Functions of their own, as [`crate::flow::open_flow`] is: the kernel's structure need not lie on the stack of the program while
 //! that judges the packet.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key},
     helpers::{bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key},
+    programs::TcContext,
 };
 
-use crate::lookup::Aligned;
+use crate::{lookup::Aligned, packet::Packet};
 
 /// `struct bpf_tunnel_key` as it was in 4.14, 28 bytes: every kernel since takes this much, older ones no more
 /// (net/core/filter.c, `bpf_skb_set_tunnel_key`).
@@ -24,11 +27,13 @@ const TUNNEL_TTL: u8 = 64;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn read_tunnel(skb: *mut __sk_buff, vni: u32) -> u32 {
+    let Some(skb) = NonNull::new(skb) else { return 0 };
+    let packet = Packet::new(TcContext::new(skb));
     // SAFETY: plain integers, for which zero is valid.
     let mut key = Aligned::<bpf_tunnel_key>(unsafe { core::mem::zeroed() });
     let key = &mut key.0;
     // SAFETY: `key` is longer than the size given; the kernel hands a valid context to the program, which hands it on.
-    if unsafe { bpf_skb_get_tunnel_key(skb, &raw mut *key, TUNNEL_KEY_SIZE, 0) } != 0 || key.tunnel_id != vni {
+    if unsafe { bpf_skb_get_tunnel_key(packet.skb(), &raw mut *key, TUNNEL_KEY_SIZE, 0) } != 0 || key.tunnel_id != vni {
         return 0;
     }
     // SAFETY: every variant of the union is plain integers.
@@ -39,6 +44,8 @@ pub extern "C" fn read_tunnel(skb: *mut __sk_buff, vni: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn write_tunnel(skb: *mut __sk_buff, node: u32, vni: u32) -> u32 {
+    let Some(skb) = NonNull::new(skb) else { return 1 };
+    let packet = Packet::new(TcContext::new(skb));
     // SAFETY: plain integers, for which zero is valid.
     let mut key = Aligned::<bpf_tunnel_key>(unsafe { core::mem::zeroed() });
     let key = &mut key.0;
@@ -46,6 +53,7 @@ pub extern "C" fn write_tunnel(skb: *mut __sk_buff, node: u32, vni: u32) -> u32 
     key.tunnel_ttl = TUNNEL_TTL;
     key.__bindgen_anon_1.remote_ipv4 = node;
     // SAFETY: as in `read_tunnel`.
-    let done = unsafe { bpf_skb_set_tunnel_key(skb, &raw mut *key, TUNNEL_KEY_SIZE, BPF_F_ZERO_CSUM_TX as u64) };
+    let done =
+        unsafe { bpf_skb_set_tunnel_key(packet.skb(), &raw mut *key, TUNNEL_KEY_SIZE, BPF_F_ZERO_CSUM_TX as u64) };
     (done != 0) as u32
 }

@@ -138,7 +138,7 @@ impl<'a> Builder<'a> {
         let mut pods = BTreeSet::new();
         for (name, pod) in &model.pods {
             pods.extend(pod.addresses.iter().map(|ip| Addr::from(*ip)));
-            self.pod(&mut index, name, pod, &before);
+            self.pod(&mut index, name, pod, before);
         }
         // Addresses that were pods' and are nobody's now.
         let known = self.change.into_iter().flat_map(|change| change.previous.identities.keys());
