@@ -283,6 +283,8 @@ impl Agent {
     }
 
     fn amend(&mut self, records: &Records, mut names: BTreeSet<ObjectName>) -> Option<Touched> {
+        // Whoever looks at the model keeps it as it was: then it would have to be copied.
+        self.view.send_replace(None);
         let model = Arc::make_mut(self.model.as_mut()?);
         let objects = self.source.objects()?;
         names.extend(records.differing(&self.known.records).cloned().map(ObjectName::Pod));

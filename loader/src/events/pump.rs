@@ -129,6 +129,8 @@ fn serve(pins: &Path, view: &Watched, new: &Receiver<Listener>, first: Listener)
 
 /// Everything that is in the ring buffer.
 fn pass_on(ring: &mut Ring, view: &Watched, listeners: &mut [Listener]) -> Result<()> {
+    // In the middle of a pass there is no view: what happens waits in the ring buffer.
+    let Some(view) = view.borrow().clone() else { return Ok(()) };
     let mut events = Vec::new();
     // As much as is there now: a flood must not keep the lease from being renewed.
     let until = boot_time()?.as_nanos() as u64;
@@ -138,7 +140,9 @@ fn pass_on(ring: &mut Ring, view: &Watched, listeners: &mut [Listener]) -> Resul
             break;
         }
     }
-    let Some(view) = view.borrow().clone().filter(|_| !events.is_empty()) else { return Ok(()) };
+    if events.is_empty() {
+        return Ok(());
+    }
     let mut teller = Teller::new(&view, boot_time()?);
     for batch in events.chunks(BATCH) {
         let lines: Lines = lines(&mut teller, batch).into();

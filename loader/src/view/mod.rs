@@ -28,7 +28,7 @@ use crate::{
 /// The socket's name in the agent's directory.
 pub const SOCKET: &str = "view.sock";
 
-/// The last pass, as far as people ask about it. `None`: there was none yet.
+/// The last pass, as far as people ask about it. `None`: there was none yet, or one is at it.
 pub type Watched = watch::Receiver<Option<Arc<View>>>;
 
 /// What is known and in force.

@@ -12,6 +12,7 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::timeout,
 };
 use tracing::warn;
 
@@ -47,16 +48,23 @@ pub fn listen(socket: &Path, view: Watched, pump: Pump) -> io::Result<()> {
     Ok(())
 }
 
+/// How long a pass may take, between whose first change and whose end there is nothing to be seen.
+const PASS: Duration = Duration::from_secs(3);
+
 /// One that asks, until it hangs up.
-async fn serve(stream: UnixStream, view: Watched, pump: Pump) {
+async fn serve(stream: UnixStream, mut view: Watched, pump: Pump) {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let view = view.borrow().clone();
+        // Nobody holds a view for longer than an answer takes: what it shares with the agent would have to be copied.
+        let view = match timeout(PASS, view.wait_for(Option::is_some)).await {
+            Ok(Ok(view)) => view.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
         let reply = match (serde_json::from_str(&line), view) {
             (Err(e), _) => Reply::Failed(format!("understanding the question: {e}: the command is of another version")),
             (_, None) => Reply::Failed("the agent has not completed a pass yet; `margay status` says why".to_owned()),
-            (Ok(Request::Monitor), Some(view)) => return monitor(&view, &pump, lines, write).await,
+            (Ok(Request::Monitor), Some(view)) => return monitor(view.node.clone(), &pump, lines, write).await,
             (Ok(request), Some(view)) => answer(&request, &view),
         };
         if say(&mut write, &reply).await.is_err() {
@@ -84,9 +92,9 @@ fn answer(request: &Request, view: &View) -> Reply {
 }
 
 /// Tells what happens until either side hangs up.
-async fn monitor(view: &View, pump: &Pump, mut lines: Lines<BufReader<OwnedReadHalf>>, mut write: OwnedWriteHalf) {
+async fn monitor(node: String, pump: &Pump, mut lines: Lines<BufReader<OwnedReadHalf>>, mut write: OwnedWriteHalf) {
     let mut told = pump.listen().await;
-    if say(&mut write, &Reply::Listening { node: view.node.clone() }).await.is_err() {
+    if say(&mut write, &Reply::Listening { node }).await.is_err() {
         return;
     }
     loop {
