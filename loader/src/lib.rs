@@ -23,6 +23,7 @@ pub mod install;
 pub mod ipam;
 pub mod model;
 pub mod names;
+pub mod notices;
 pub mod object;
 pub mod plan;
 pub mod policy;

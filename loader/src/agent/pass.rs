@@ -38,6 +38,7 @@ use crate::{
         sysctl,
     },
     model::{Model, Touched},
+    notices::Notices,
     object::ObjectName,
     plan::{self, Attachment, HostView, Options, Plan},
     problem::Problem,
@@ -64,6 +65,8 @@ pub(super) struct Agent {
     readiness: watch::Sender<Readiness>,
     view: watch::Sender<Option<Arc<View>>>,
     pub(super) known: Done,
+    /// The way to people by Events, where there is an API for them.
+    pub(super) notices: Option<Notices>,
     policies: Policies,
     services: Services,
     /// The interfaces that the last pass has put in force.
@@ -110,6 +113,10 @@ impl Agent {
         let (cni, cni_requests) = Server::new(state.clone(), address_manager(&config), watched)?;
         let model = state.incumbents()?.map(Arc::new);
         let health = Health::new(config.resync);
+        let notices = match &config.source {
+            SourceConfig::Directories(_) => None,
+            SourceConfig::Kubernetes(api) => Some(Notices::new(api.clone(), &config.node_name)),
+        };
         if let Some(address) = config.health {
             health.serve(address, datapath.pins().clone());
         }
@@ -130,6 +137,7 @@ impl Agent {
             readiness,
             view: watch::Sender::new(None),
             known: Done::default(),
+            notices,
             policies: Policies::default(),
             services: Services::default(),
             in_force: BTreeSet::new(),

@@ -18,6 +18,9 @@ impl Agent {
     pub(super) fn report(&mut self, problems: Vec<Problem>) {
         for problem in problems.iter().filter(|p| !self.reported.contains(p)) {
             warn!("{problem}");
+            if let Some(notices) = &self.notices {
+                notices.tell(problem);
+            }
         }
         for problem in self.reported.iter().filter(|p| !problems.contains(p)) {
             info!(object = problem.object, "no longer: {}", problem.what);

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod line;
+mod notices;
 
 use std::time::{Duration, Instant};
 

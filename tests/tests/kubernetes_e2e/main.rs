@@ -39,12 +39,16 @@ const CHECKS: &[Check<Suite>] = &[
     Check { name: "faults::a_killed_api_server_changes_nothing", run: faults::a_killed_api_server_changes_nothing },
     Check { name: "faults::a_killed_kubelet_changes_nothing", run: faults::a_killed_kubelet_changes_nothing },
     Check { name: "install::a_rolling_update_loses_no_packet", run: install::a_rolling_update_loses_no_packet },
+    Check {
+        name: "services::pods_reach_them_without_a_kube_proxy",
+        run: services::pods_reach_them_without_a_kube_proxy,
+    },
+    Check { name: "services::names_are_resolved", run: services::names_are_resolved },
     Check { name: "services::they_work_with_a_kube_proxy", run: services::they_work_with_a_kube_proxy },
     Check {
         name: "services::they_work_with_a_kube_proxy_that_uses_iptables",
         run: services::they_work_with_a_kube_proxy_that_uses_iptables,
     },
-    Check { name: "services::names_are_resolved", run: services::names_are_resolved },
     Check { name: "services::ports_of_hosts_lead_to_pods", run: services::ports_of_hosts_lead_to_pods },
     Check { name: "install::nothing_is_wrong_with_addresses", run: install::nothing_is_wrong_with_addresses },
     Check {

@@ -1,7 +1,12 @@
-//! Services and host ports, which Margay leaves to kube-proxy and to the plugin `portmap`. The lab's kube-proxy masquerades
-//! what it must, and no more: an answer that goes past the host's stack would not be translated back.
+//! Services: ClusterIPs for pods, which Margay translates itself; what it leaves to kube-proxy; and host ports, which are the plugin
+//! `portmap`'s. The lab's kube-proxy masquerades what it must, and no more: an answer that goes past the host's stack would
+//! not be translated back.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::{
@@ -27,6 +32,37 @@ const LOCAL_PORT: u16 = 30_081;
 const HOST_PORT: u16 = 18_080;
 /// The DNS server in the images of these tests, at the address that kubelets tell to pods.
 const DNS: &str = "10.96.0.10";
+
+/// The API server's Service, as the API server makes it.
+const API_SERVER: &str = "10.96.0.1:443";
+
+pub fn pods_reach_them_without_a_kube_proxy(suite: &mut Suite) -> Result<()> {
+    let cluster = suite.cluster()?;
+    let with_proxy = cluster.nodes().iter().find(|node| node.process(Service::KubeProxy).is_some());
+    ensure!(with_proxy.is_none(), "a kube-proxy runs: who translates?");
+    let (pods, address) = service(cluster)?;
+    let targets = [format!("http://{address}/x"), format!("tcp://{address}:7000"), format!("udp://{address}:7000")];
+    let api_server: SocketAddr = API_SERVER.parse()?;
+    for node in cluster.nodes() {
+        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        eventually(&format!("a pod of {} reaches the Service", node.name()), PATIENCE, || works(pod, &targets))?;
+        // Its backend is outside of the cluster: translated by us, masqueraded by the host's stack.
+        let connect = || Ok(TcpStream::connect_timeout(&api_server, Duration::from_secs(3))?);
+        pod.namespace.run(connect).with_context(|| format!("{pod} connects to the API server's Service"))?;
+    }
+    choose_among_many(&pods[0], &targets[0])?;
+    stop(cluster, "web", pods)?;
+    suite.is_clean()
+}
+
+/// Whether connections are spread over the pods.
+fn choose_among_many(from: &Place, target: &str) -> Result<()> {
+    let asked: Vec<String> = (0..TRIES).map(|_| target.to_owned()).collect();
+    let chosen: BTreeSet<String> =
+        works(from, &asked)?.iter().filter_map(|a| Some(a.split_once(' ')?.0.into())).collect();
+    ensure!(chosen.len() > REPLICAS / 2, "only {chosen:?} were chosen in {TRIES} tries");
+    Ok(())
+}
 
 pub fn they_work_with_a_kube_proxy(suite: &mut Suite) -> Result<()> {
     work_in(suite, ProxyMode::Nftables)
@@ -68,10 +104,7 @@ fn work_in(suite: &mut Suite, mode: ProxyMode) -> Result<()> {
     for answer in works(&outside, &local_ports)? {
         ensure!(answer.ends_with(&format!(" {} /x", outside.address)), "the pod saw another client: {answer}");
     }
-    let asked: Vec<String> = (0..TRIES).map(|_| cluster_ip[0].clone()).collect();
-    let chosen: BTreeSet<String> =
-        works(&pods[0], &asked)?.iter().filter_map(|a| Some(a.split_once(' ')?.0.into())).collect();
-    ensure!(chosen.len() > REPLICAS / 2, "only {chosen:?} were chosen in {TRIES} tries");
+    choose_among_many(&nodes[0], &cluster_ip[0])?;
     stop(cluster, "web", pods)?;
     suite.is_clean()
 }
@@ -142,11 +175,8 @@ pub fn ports_of_hosts_lead_to_pods(suite: &mut Suite) -> Result<()> {
     suite.is_clean()
 }
 
-/// A deployment, two Services before it, and a kube-proxy on each node. Returns the pods, and the first Service's address.
+/// A deployment, and two Services before it. Returns the pods, and the first Service's address.
 fn service(cluster: &KubeCluster) -> Result<(Vec<Place>, String)> {
-    for node in cluster.nodes().iter().filter(|node| node.process(Service::KubeProxy).is_none()) {
-        node.start_kube_proxy(ProxyMode::Nftables)?;
-    }
     let pods = deployed(cluster, "web", REPLICAS)?;
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "default" },
