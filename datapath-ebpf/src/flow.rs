@@ -154,7 +154,8 @@ fn lead_to_backend(tuple: &mut Tuple, found: &Found, ifindex: u32) -> Result<boo
         }
         Found::Backend(_) | Found::Nothing => {}
     }
-    match translate(ifindex) {
+    let known = matches!(found, Found::Backend(_));
+    match translate(ifindex, known as u32) {
         TRANSLATED => Ok(true),
         NOT_A_SERVICE => Ok(false),
         REJECTED => Err(Refusal::NoEndpoints),

@@ -46,20 +46,20 @@ pub struct Choice {
     affinity: Affinity,
 }
 
-/// Leads the packet in [`TUPLE`] to a backend, if it is for a Service. `ifindex`: where it came in.
+/// Leads the packet in [`TUPLE`] to a backend, if it is for a Service. `ifindex`: where it came in. `known`: not zero if there is an entry
+/// that leads to one.
 ///
 /// A function of its own for the verifier, as is [`crate::flow::open_flow`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn translate(ifindex: u32) -> u32 {
+pub extern "C" fn translate(ifindex: u32, known: u32) -> u32 {
     let (Some(tuple), Some(choice)) = (TUPLE.get_ptr_mut(0), CHOICE.get_ptr_mut(0)) else { return NOT_A_SERVICE };
     // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
     let (tuple, choice) = unsafe { (&mut *tuple, &mut *choice) };
-    // A stranger's packet leaves no trace: it is refused as any other.
-    if tuple.has(Tuple::STATELESS) || !is_own(tuple.ends().0, ifindex) {
+    if tuple.has(Tuple::STATELESS) {
         return NOT_A_SERVICE;
     }
-    let chosen = choose(tuple, choice);
+    let chosen = choose(tuple, choice, ifindex, known != 0);
     if chosen == TRANSLATED {
         tuple.lead_to(choice.member.backend.addr.v4(), choice.member.backend.port_be);
     }
@@ -68,14 +68,18 @@ pub extern "C" fn translate(ifindex: u32) -> u32 {
 
 /// Finds the backend, which is in `choice` and in the flow table when this is [`TRANSLATED`].
 #[inline(always)]
-fn choose(tuple: &mut Tuple, choice: &mut Choice) -> u32 {
+fn choose(tuple: &mut Tuple, choice: &mut Choice, ifindex: u32, known: bool) -> u32 {
     choice.client.client = *tuple.ends().0;
     choice.client.service.addr = *tuple.ends().1;
     choice.client.service.port_be = tuple.ends_ports().1;
     choice.client.service.protocol = tuple.key.protocol;
     // SAFETY: its fields are read once each. Between an old and a new value, whatever is read of either is the Service's.
     let service = unsafe { SERVICES.get(&choice.client.service) };
-    let known = is_known(tuple, choice);
+    // Nearly every flow is none to a Service, and a stranger's packet leaves no trace: it is refused as any other.
+    if (service.is_none() && !known) || !is_own(tuple.ends().0, ifindex) {
+        return NOT_A_SERVICE;
+    }
+    let known = known && is_known(tuple, choice);
     let is_established = known && !tuple.has(Tuple::OPENS) && tuple.key.protocol != UDP;
     let Some(service) = service else {
         // A Service that is gone: its connections end as their ends like.
