@@ -161,9 +161,8 @@ impl Tuple {
         };
         self.nat = [0; 4];
         self.nat_port_be = [0; 2];
-        self.key.protocol = ip.proto;
         let (src_port, dst_port) = self::ports(ports);
-        self.set(&Ends { src: ip.src, dst: ip.dst, src_port, dst_port });
+        self.set(&Ends { src: ip.src, dst: ip.dst, src_port, dst_port }, ip.proto);
         true
     }
 
@@ -185,7 +184,6 @@ impl Tuple {
         tuple.tcp_flags = 0;
         tuple.nat = [0; 4];
         tuple.nat_port_be = [0; 2];
-        tuple.key.protocol = ip.proto;
         if ip.is_later_fragment() {
             let ports = match fragment(&fragment_key(ip)) {
                 Some(first) => (first.src_port_be, first.dst_port_be),
@@ -194,7 +192,7 @@ impl Tuple {
                     NO_PORTS
                 }
             };
-            tuple.set(&of(ports));
+            tuple.set(&of(ports), ip.proto);
             return Ok(());
         }
         let ports = match ip.proto {
@@ -231,7 +229,7 @@ impl Tuple {
             }
             _ => NO_PORTS,
         };
-        tuple.set(&of(ports));
+        tuple.set(&of(ports), ip.proto);
         if ip.is_fragment() {
             remember_fragment(&fragment_key(ip), &Fragment { src_port_be: ports.0, dst_port_be: ports.1 });
         }
@@ -256,8 +254,8 @@ impl Tuple {
             _ => NO_PORTS,
         };
         let dst = [inner[16], inner[17], inner[18], inner[19]];
-        self.key.protocol = inner[9];
-        self.set(&Ends { src, dst, src_port: ports.0, dst_port: ports.1 });
+        let protocol = inner[9];
+        self.set(&Ends { src, dst, src_port: ports.0, dst_port: ports.1 }, protocol);
         // The error goes to the sender: it takes the place of an answer.
         self.half ^= 1;
         self.flags = Self::ERROR | Self::STATELESS;
@@ -278,9 +276,9 @@ impl Tuple {
         packet.at::<[u8; N]>(offset + Ipv4Hdr::LEN).map(head).ok_or(short)
     }
 
-    /// With the lower end first. The key's padding is zero, as the whole map was at first; its protocol stands already.
+    /// With the lower end first. The key's padding is zero, as the whole map was at first.
     #[inline(always)]
-    fn set(&mut self, ends: &Ends) {
+    fn set(&mut self, ends: &Ends, protocol: u8) {
         let (a, b) = (word(ends.src), word(ends.dst));
         let (src_port, dst_port) = (u16::from_be_bytes(ends.src_port), u16::from_be_bytes(ends.dst_port));
         let swap = a > b || (a == b && src_port > dst_port);
@@ -290,6 +288,7 @@ impl Tuple {
         self.key.high = Addr::from_v4_word(high.to_be());
         self.key.low_port_be = low_port.to_be_bytes();
         self.key.high_port_be = high_port.to_be_bytes();
+        self.key.protocol = protocol;
         self.half = swap as u32;
     }
 
@@ -310,7 +309,8 @@ impl Tuple {
         };
         self.to = Ends { src, dst: backend, src_port, dst_port: port_be };
         let to = self.to;
-        self.set(&to);
+        let protocol = self.key.protocol;
+        self.set(&to, protocol);
     }
 
     /// A packet that answers one to a Service: it is to come from there.

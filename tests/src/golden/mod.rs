@@ -71,6 +71,7 @@ const REDIRECT: i32 = 7;
 /// The maps cannot be written or read.
 pub fn run(datapath: &mut Datapath) -> Result<Vec<CaseResult>> {
     world::fill(&datapath.maps, datapath.features()).context("filling the maps")?;
+    services::fill(&datapath.maps).context("filling the maps of Services")?;
     let mut results = Vec::new();
     let mut listener = Listener::new(datapath)?;
     for case in cases() {

@@ -14,7 +14,7 @@ use margay_maps::DropReason;
 use nix::sys::signal::Signal;
 
 /// How long a change may take on a busy machine.
-pub const IN_FORCE: Duration = Duration::from_secs(5);
+pub const IN_FORCE: Duration = Duration::from_secs(20);
 /// After how long silence is silence.
 pub const SILENCE: Duration = Duration::from_millis(300);
 const PORT: u16 = 7_000;

@@ -15,7 +15,7 @@ use margay_lab::{Lab, LabBuilder, Place, observe::eventually};
 use margay_maps::DropReason;
 
 /// How long a change may take on a busy machine.
-const IN_FORCE: Duration = Duration::from_secs(5);
+const IN_FORCE: Duration = Duration::from_secs(20);
 /// After how long silence is silence.
 const SILENCE: Duration = Duration::from_millis(400);
 /// The Service's address and port, and the port that its backends listen on.
