@@ -7,11 +7,7 @@ use anyhow::Result;
 
 use super::{containerd, spec::Spec};
 use crate::{
-    kubernetes::{
-        cluster::{DNS, POD_CIDR},
-        dir::KubeDir,
-        programs,
-    },
+    kubernetes::{cluster::DNS, dir::KubeDir, programs},
     rundir::replace_file,
 };
 
@@ -85,7 +81,9 @@ pub(super) fn proxy(spec: &Spec) -> Result<Command> {
     let kubeconfig = KubeDir::of(&spec.cluster).kubeconfigs().join("system_kube-proxy");
     let mut command = Command::new(programs::path("kube-proxy")?);
     command.arg("--kubeconfig").arg(kubeconfig).arg(format!("--hostname-override={}", spec.name));
-    command.arg(format!("--cluster-cidr={POD_CIDR}"));
+    // A pod of another node that asks for a port of this one comes from outside, as far as this node is concerned: told by its
+    // address it would pass for one of its own, and be led to pods of nodes whose answers do not come this way.
+    command.args(["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
     // The limit of connections is the machine's, not the node's.
     command.args(["--conntrack-max-per-core=0", "--bind-address=0.0.0.0"]);
     command.arg(format!("--proxy-mode={}", ProxyMode::of(&spec.dir()).name()));
