@@ -17,7 +17,7 @@ use margay_lab::{
 use margay_test_images::client::ask_all;
 use serde_json::{Value, json};
 
-use crate::suite::{PATIENCE, Suite, apply, kubectl};
+use crate::suite::{PATIENCE, Suite, apply, kubectl, selected};
 
 /// How long a change may take on a busy machine.
 const IN_FORCE: Duration = Duration::from_secs(10);
@@ -54,11 +54,7 @@ impl<'a> World<'a> {
                 pod("guests", "guest", "friend", first),
             ],
         )?;
-        let all = eventually("the pods are Ready", PATIENCE, || {
-            let pods = cluster.pods("policies=here")?;
-            ensure!(pods.len() == 5, "{} are", pods.len());
-            Ok(pods)
-        })?;
+        let all = selected(cluster, "policies=here", 5)?;
         let find = |name: &str| all.iter().find(|pod| pod.name == name).cloned().with_context(|| format!("no {name}"));
         Ok(Self {
             cluster,

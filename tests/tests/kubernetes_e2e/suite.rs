@@ -135,16 +135,31 @@ pub fn deployed(cluster: &KubeCluster, name: &str, replicas: usize) -> Result<Ve
 
 /// The pods of a deployment, when all of them are Ready.
 pub fn ready(cluster: &KubeCluster, name: &str, replicas: usize) -> Result<Vec<Place>> {
-    let pods = eventually(&format!("{replicas} pods of {name} are Ready"), PATIENCE, || {
-        let pods = cluster.pods(&format!("app={name}"))?;
-        ensure!(pods.len() == replicas, "{} are", pods.len());
-        Ok(pods)
-    })?;
+    let pods = selected(cluster, &format!("app={name}"), replicas)?;
     for node in cluster.nodes() {
         let here = pods.iter().filter(|pod| pod.node == node.name()).count();
         ensure!(here > 0, "none of {replicas} pods is on {}", node.name());
     }
     Ok(pods)
+}
+
+/// The pods that a selector finds, when all of them are Ready.
+pub fn selected(cluster: &KubeCluster, selector: &str, number: usize) -> Result<Vec<Place>> {
+    let waited = eventually(&format!("{number} pods with {selector} are Ready"), PATIENCE, || {
+        let pods = cluster.pods(selector)?;
+        ensure!(pods.len() == number, "{} are", pods.len());
+        Ok(pods)
+    });
+    waited.map_err(|error| anyhow!("{error:#}\nKubernetes says:\n{}", warnings(cluster)))
+}
+
+/// What hinders pods: the taints of nodes, and the last warnings.
+fn warnings(cluster: &KubeCluster) -> String {
+    let control_plane = cluster.control_plane();
+    let taints = r#"get nodes --output=jsonpath={range.items[*]}{.metadata.name}:{.spec.taints[*].key}{"\n"}{end}"#;
+    let events = "get events --all-namespaces --field-selector=type=Warning --sort-by=.lastTimestamp --no-headers";
+    let tail = |text: String| text.lines().rev().take(10).map(|line| format!("  {line}\n")).collect::<String>();
+    [taints, events].map(|ask| kubectl(control_plane, ask).map_or_else(|error| format!("  {error:#}\n"), tail)).concat()
 }
 
 /// Deletes a deployment without waiting for its pods to go. The places must go with it: they keep the pods' network

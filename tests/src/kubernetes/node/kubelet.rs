@@ -92,7 +92,8 @@ pub(super) fn proxy(spec: &Spec) -> Result<Command> {
 }
 
 /// YAML. Evictions are nearly off, because all nodes share one disk and one memory. 250 pods: tests have more than the
-/// default of 110. Whatever crashes is started again at once, however often it was killed.
+/// default of 110. Whatever crashes is started again at once, however often it was killed. A node shares its disk with whatever
+/// else is built on the machine, so a disk that is nearly full ends no pods.
 fn configuration(spec: &Spec) -> String {
     let pki = KubeDir::of(&spec.cluster).pki();
     let (pki, server) = (pki.display(), server(&spec.name));
@@ -120,10 +121,10 @@ crashLoopBackOff: {{maxContainerRestartPeriod: 2s}}
 imageGCHighThresholdPercent: 100
 evictionHard:
   memory.available: 50Mi
-  nodefs.available: 1%
-  nodefs.inodesFree: 1%
-  imagefs.available: 1%
-  imagefs.inodesFree: 1%
+  nodefs.available: 50Mi
+  nodefs.inodesFree: 1000
+  imagefs.available: 50Mi
+  imagefs.inodesFree: 1000
 ",
         socket = containerd::SOCKET,
         resolv_conf = spec.dir().join("resolv.conf").display(),
