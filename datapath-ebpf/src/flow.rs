@@ -326,9 +326,7 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
         copy_addr(&mut new.nat, &service);
         new.nat_port_be = tuple.nat_port_be;
     }
-    let half = half_mut(new, tuple.half);
-    half.ifindex_in = arrival.ifindex_in();
-    half.node = if arrival.is_overlay() { Addr::from_v4(tuple.sender) } else { Addr::UNSPECIFIED };
+    come_in(new, tuple, arrival);
     if !arrival.is_from_stack() {
         match find_flow_way(arrival.code(), via_stack as u32) {
             STORED => {}
@@ -381,11 +379,19 @@ pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
     let (src, dst) = ends(tuple, tuple.half);
     let arrival = Arrival::from_code(arrival);
+    if let Some(sender) = way_back(new, tuple, dst, arrival) {
+        lead_to_node(half_mut(new, tuple.half), sender);
+        return STORED;
+    }
+    let via_stack = via_stack != 0;
+    // The host's stack led the opener's packets on to a third node, and is to see what comes back; it never sends theirs in a circle.
+    let to_stack = via_stack && new.opener != tuple.half;
     // What answers a pod that has reached itself goes back to itself.
     let (from, to) = (if is_hairpin(new, src) { dst } else { src }, if is_hairpin(new, dst) { src } else { dst });
-    match find_way(half_mut(new, tuple.half), tuple, to, arrival, via_stack != 0) {
+    match find_way(half_mut(new, tuple.half), tuple, to, arrival, via_stack) {
+        Err(Refusal::Drop(DropReason::NotForThisNode)) if to_stack => STORED,
         Ok(()) => {
-            if via_stack == 0 && !tuple.has(Tuple::STATELESS) {
+            if !via_stack && !tuple.has(Tuple::STATELESS) {
                 expect_answer(new, tuple.half, from, arrival);
             }
             STORED
@@ -407,6 +413,19 @@ pub extern "C" fn judge_flow() -> u32 {
     let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);
     judge(new, &Opening { from, to, protocol: tuple.key.protocol, port_be, by_host }, opener);
     1
+}
+
+/// Notes where the packet has come in. Where its opener's packets come in elsewhere than before, answers go elsewhere, too.
+#[inline(always)]
+fn come_in(new: &mut Flow, tuple: &Tuple, arrival: Arrival) {
+    let sender = if arrival.is_overlay() { tuple.sender } else { [0; 4] };
+    let half = half_mut(new, tuple.half);
+    let moved = half.ifindex_in != arrival.ifindex_in() || !same(half.node.v4(), sender);
+    half.ifindex_in = arrival.ifindex_in();
+    half.node = if arrival.is_overlay() { Addr::from_v4(sender) } else { Addr::UNSPECIFIED };
+    if moved && new.opener == tuple.half {
+        half_mut(new, tuple.half ^ 1).way = Way::Unknown;
+    }
 }
 
 /// The Service's address by which the opener knows the other end.
@@ -450,6 +469,27 @@ fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<bool, Refusal> {
         return Err(Refusal::Drop(DropReason::FlowTableFull));
     }
     if allowed { Ok(stored) } else { Err(Refusal::Drop(denial(new.verdict))) }
+}
+
+/// The node to which answers to a pod go back, if it is not the pod's own: the one that has sent the question, whose stack
+/// has translated it on its way (a node port's packet that kube-proxy leads on under the pod's own address) and must see the answer.
+#[inline(always)]
+fn way_back(new: &Flow, tuple: &Tuple, to: &Addr, arrival: Arrival) -> Option<&'static Route> {
+    let question = if tuple.half == 0 { &new.halves[1] } else { &new.halves[0] };
+    let is_answer = matches!(arrival, Arrival::Workload(_)) && new.opener != tuple.half;
+    if !is_answer || question.ifindex_in != Half::OVERLAY || !is_node(&question.node) {
+        return None;
+    }
+    let is_pods = match endpoint(to) {
+        Some(local) => local.kind == EndpointKind::Workload,
+        None => {
+            let owner = route(to)?;
+            // Of a pod that is gone; or of another node than the sender. What nodes themselves send has no detour.
+            owner.kind == RouteKind::Local
+                || (!same(owner.node.v4(), question.node.v4()) && !same(owner.node.v4(), to.v4()))
+        }
+    };
+    route(&question.node).filter(|sender| is_pods && sender.kind == RouteKind::Remote)
 }
 
 /// Where packets of this half go.

@@ -12,7 +12,7 @@ use crate::{
     encap::{self, ECN_CE, OVERHEAD, Outer},
     flow::{Arrival, Refusal, follow},
     ipv4::{ETHER_IPV4, Ipv4, Payload, ethernet},
-    lookup::{config, endpoint, is_nobodys, is_node, is_own, route},
+    lookup::{config, endpoint, is_node, is_own, route},
     packet::{Packet, put_mac},
     reject,
     rewrite::rewrite,
@@ -216,13 +216,20 @@ fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
         Some(to) if to.kind == RouteKind::Remote => to,
         _ => return Err(DropReason::NoRemoteNode),
     };
-    // What a pod here sends this way has been translated by the host's stack, which must see the answer.
+    // What a pod sends this way has been translated by the host's stack, which must see the answer: a pod of this node, or of
+    // another one that has sent it here.
     let (src, arrival) = (Addr::from_v4(ip.src), arrival_from_stack(packet));
     match endpoint(&src) {
         Some(local) if local.kind == EndpointKind::Workload => {
             follow_from_stack(packet, &ip, arrival)?;
         }
-        None if arrival == Arrival::Stack && is_nobodys(&src) => return Err(DropReason::NoEndpoint),
+        None if arrival == Arrival::Stack => match route(&src) {
+            Some(from) if from.kind == RouteKind::Local => return Err(DropReason::NoEndpoint),
+            Some(_) => {
+                follow_from_stack(packet, &ip, arrival)?;
+            }
+            None => {}
+        },
         _ => {}
     }
     let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };

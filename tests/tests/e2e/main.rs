@@ -14,6 +14,7 @@ mod interop;
 mod lifecycle;
 mod malformed;
 mod monitor;
+mod node_ports;
 mod pods;
 mod policies;
 mod reachability;
