@@ -357,8 +357,8 @@ pub extern "C" fn check_ends(arrival: u32) -> u32 {
     let tuple = unsafe { &*tuple };
     let (src, dst) = ends(tuple, tuple.half);
     match Arrival::from_code(arrival) {
-        // Of a pod that has reached itself through a Service, `translate` has looked at the source.
-        Arrival::Workload(ifindex) if !tuple.has(Tuple::HAIRPIN) && !is_own(src, ifindex) => {
+        // A pod that reaches itself through a Service goes by another name, and is the receiver too.
+        Arrival::Workload(ifindex) if !is_own(if tuple.has(Tuple::HAIRPIN) { dst } else { src }, ifindex) => {
             DROP + DropReason::SpoofedSource as u32
         }
         Arrival::Workload(_) if !is_forwardable(dst) => DROP + DropReason::NotUnicast as u32,

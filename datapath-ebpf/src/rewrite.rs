@@ -137,30 +137,34 @@ impl Edit {
         self.store(ip + at, after)
     }
 
-    /// Of an ICMP error about a packet to a backend: that packet was to the Service. What changes in the header inside cancels out
-    /// in ICMP's own checksum, but for the port.
+    /// Of an ICMP error: its own ends, and those of the packet that it is about, which went the other way. What changes in the header
+    /// inside cancels out in ICMP's own checksum, but for the ports.
     #[inline(always)]
     fn error(&self, tuple: &Tuple, ip: u32) -> Option<()> {
-        let icmp = ip + (tuple.ip.header_len & 0x3c);
+        let (to, was) = (&tuple.to, &tuple.ip);
+        let icmp = ip + (was.header_len & 0x3c);
         let inner = icmp + ICMP_LEN;
-        // The packet that it is about went the other way.
-        let (backend, _) = tuple.ends();
-        self.address(inner, IP_DST, backend.v4(), tuple.to.src)?;
-        if !matches!(tuple.key.protocol, TCP | UDP | SCTP) {
-            return Some(());
+        let (src, dst) = if tuple.has(Tuple::TO_BACKEND) {
+            (was.src, tuple.nat)
+        } else {
+            (tuple.ends().0.v4(), tuple.ends().1.v4())
+        };
+        self.address(inner, IP_SRC, dst, to.dst)?;
+        self.address(inner, IP_DST, src, to.src)?;
+        if matches!(tuple.key.protocol, TCP | UDP | SCTP) {
+            let [a, b, c, d] = tuple.ports_in_packet();
+            let ([e, f], [g, h]) = (to.src_port, to.dst_port);
+            let (before, after) = ([c, d, a, b], [g, h, e, f]);
+            if word(before) != word(after) {
+                self.replace(icmp + ICMP_CHECKSUM, before, after, 0)?;
+                self.store(inner + Ipv4Hdr::LEN as u32, after)?;
+            }
         }
-        let (before, after) = (tuple.ends_ports().0, tuple.to.src_port);
-        let (from, to) = (u16::from_ne_bytes(before), u16::from_ne_bytes(after));
-        if from == to {
-            return Some(());
+        // A router on the way says it in its own name.
+        if word(was.src) == word(src) {
+            self.address(ip, IP_SRC, was.src, to.src)?;
         }
-        // SAFETY: as in `replace`.
-        let done = unsafe { bpf_l4_csum_replace(self.packet.skb(), icmp + ICMP_CHECKSUM, from as u64, to as u64, 2) };
-        if done != 0 {
-            return None;
-        }
-        // The destination port, behind the source port.
-        self.store(inner + Ipv4Hdr::LEN as u32 + 2, after)
+        self.address(ip, IP_DST, was.dst, to.dst)
     }
 
     #[inline(always)]

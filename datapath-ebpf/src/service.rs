@@ -15,7 +15,7 @@ use margay_maps::{
 
 use crate::{
     flow::{clear, is_closed},
-    lookup::{AFFINITY, BACKENDS, CHOICE, FLOWS, MEMBERS, SCRATCH, SERVICES, TUPLE, clock, config, is_own},
+    lookup::{AFFINITY, BACKENDS, CHOICE, FLOWS, MEMBERS, SCRATCH, SERVICES, TUPLE, clock, config, is_allowed, is_own},
     tuple::Tuple,
 };
 
@@ -56,6 +56,9 @@ pub extern "C" fn translate(ifindex: u32, known: u32) -> u32 {
     let (Some(tuple), Some(choice)) = (TUPLE.get_ptr_mut(0), CHOICE.get_ptr_mut(0)) else { return NOT_A_SERVICE };
     // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
     let (tuple, choice) = unsafe { (&mut *tuple, &mut *choice) };
+    if tuple.has(Tuple::ABOUT_OTHER) {
+        return lead_error(tuple, ifindex);
+    }
     if tuple.has(Tuple::STATELESS) {
         return NOT_A_SERVICE;
     }
@@ -64,6 +67,26 @@ pub extern "C" fn translate(ifindex: u32, known: u32) -> u32 {
         tuple.lead_to(choice.member.backend.addr.v4(), choice.member.backend.port_be);
     }
     chosen
+}
+
+/// Leads an ICMP error of a pod, about what a Service has answered it, to the backend that has.
+#[inline(always)]
+fn lead_error(tuple: &mut Tuple, ifindex: u32) -> u32 {
+    tuple.set_about();
+    let is_own = is(tuple.ends().0.v4(), tuple.ip.src) && is_own(tuple.ends().0, ifindex);
+    // SAFETY: as in `flow::follow`.
+    if let Some(entry) = unsafe { FLOWS.get(&tuple.key) }
+        && is_own
+        && entry.verdict == FlowVerdict::Translated
+        && entry.opener == tuple.half
+    {
+        tuple.lead_to(entry.nat.v4(), entry.nat_port_be);
+        if is_allowed(&tuple.key) {
+            return TRANSLATED;
+        }
+    }
+    tuple.set_about_nothing();
+    NOT_A_SERVICE
 }
 
 /// Finds the backend, which is in `choice` and in the flow table when this is [`TRANSLATED`].
@@ -157,6 +180,11 @@ fn remember(choice: &mut Choice) {
     choice.affinity.last_used = clock();
     // The oldest makes room.
     let _full = AFFINITY.insert(&choice.client, &choice.affinity, 0);
+}
+
+#[inline(always)]
+fn is(a: [u8; 4], b: [u8; 4]) -> bool {
+    u32::from_ne_bytes(a) == u32::from_ne_bytes(b)
 }
 
 #[inline(always)]

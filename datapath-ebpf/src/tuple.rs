@@ -120,6 +120,8 @@ impl Tuple {
     pub const FROM_SERVICE: u32 = 1 << 4;
     /// A pod has reached itself through a Service: the key has [`Addr::GATEWAY`] for its sender.
     pub const HAIRPIN: u32 = 1 << 5;
+    /// It is an ICMP error about a packet of no allowed flow. That packet can still have come from a Service: [`Tuple::set_about`].
+    pub const ABOUT_OTHER: u32 = 1 << 6;
 
     /// Reads the transport header of the packet whose IPv4 header is at `offset`.
     #[inline(always)]
@@ -218,10 +220,15 @@ impl Tuple {
                     }
                     ICMP_ECHO_REPLY => (icmp.next, icmp.next),
                     ICMP_UNREACHABLE | ICMP_TIME_EXCEEDED | ICMP_PARAMETER => {
-                        if tuple.set_about(packet, ip, offset) {
-                            return Ok(());
+                        let mut about = 0;
+                        if tuple.read_about(packet, ip, offset) {
+                            tuple.set_about();
+                            if is_allowed(&tuple.key) {
+                                return Ok(());
+                            }
+                            about = Self::ABOUT_OTHER;
                         }
-                        tuple.flags = Self::STATELESS;
+                        tuple.flags = Self::STATELESS | about;
                         NO_PORTS
                     }
                     _ => NO_PORTS,
@@ -236,30 +243,43 @@ impl Tuple {
         Ok(())
     }
 
-    /// Of an ICMP error: the flow of the packet that it is about, if that was the receiver's and is known. Otherwise false.
+    /// Of an ICMP error: the beginning of the packet that it is about, if that was the receiver's. Otherwise false.
     #[inline(always)]
-    fn set_about(&mut self, packet: &Packet, ip: &Ipv4, offset: usize) -> bool {
+    fn read_about(&mut self, packet: &Packet, ip: &Ipv4, offset: usize) -> bool {
         // Behind 8 bytes of ICMP: the packet's header, and 8 bytes of what it carried.
         if !packet.copy(offset + ip.header_len as usize + 8, &mut self.copy) {
             return false;
         }
         let inner = &self.copy;
-        let src = [inner[12], inner[13], inner[14], inner[15]];
-        if inner[0] != 0x45 || word(src) != word(ip.dst) {
-            return false;
-        }
+        inner[0] == 0x45 && word([inner[12], inner[13], inner[14], inner[15]]) == word(ip.dst)
+    }
+
+    /// Makes the error one about the packet that was read last, with its flow's key.
+    #[inline(always)]
+    pub fn set_about(&mut self) {
+        let inner = &self.copy;
         let ports = match inner[9] {
             TCP | UDP | SCTP => ports([inner[20], inner[21], inner[22], inner[23]]),
             ICMP => ([inner[24], inner[25]], [inner[24], inner[25]]),
             _ => NO_PORTS,
         };
+        let src = [inner[12], inner[13], inner[14], inner[15]];
         let dst = [inner[16], inner[17], inner[18], inner[19]];
         let protocol = inner[9];
         self.set(&Ends { src, dst, src_port: ports.0, dst_port: ports.1 }, protocol);
         // The error goes to the sender: it takes the place of an answer.
         self.half ^= 1;
         self.flags = Self::ERROR | Self::STATELESS;
-        is_allowed(&self.key)
+    }
+
+    /// An ICMP error about nothing that is known: a packet like any other, for its own receiver.
+    #[inline(always)]
+    pub fn set_about_nothing(&mut self) {
+        let (src, dst) = (self.ip.src, self.ip.dst);
+        self.nat = [0; 4];
+        self.nat_port_be = [0; 2];
+        self.flags = Self::STATELESS;
+        self.set(&Ends { src, dst, src_port: NO_PORTS.0, dst_port: NO_PORTS.1 }, ICMP);
     }
 
     /// The first `N` bytes behind the IPv4 header.

@@ -74,7 +74,7 @@ fn key(address: Ipv4Addr, protocol: u8) -> ServiceKey {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    [questions(), answers(), refusals()].into_iter().flatten().collect()
+    [questions(), answers(), errors(), refusals()].into_iter().flatten().collect()
 }
 
 fn questions() -> Vec<Case> {
@@ -134,6 +134,29 @@ fn answers() -> Vec<Case> {
             from_world,
             Expect::Change(from_outside),
         ),
+    ]
+}
+
+/// ICMP errors of the pod: as a client about what a Service has answered it, and as a backend that has been reached by itself.
+fn errors() -> Vec<Case> {
+    let case = |name, packet, expect| Case { name, hook: Hook::FromWorkload, packet, expect };
+    let delivered = |compare| Expect::Redirect(Outcome::Delivered, compare);
+    let refuse = |service| icmp_about(POD, service, udp_between(service, POD, PORT, CLIENT_PORT));
+    let refuse_itself = icmp_about(POD, GATEWAY, udp_between(GATEWAY, POD, CLIENT_PORT, BACKEND_PORT));
+    vec![
+        case(
+            "a client's error reaches the backend here, about what that has sent",
+            refuse(NEAR),
+            delivered(error_to_near),
+        ),
+        case(
+            "and on another node",
+            refuse(FAR),
+            Expect::Redirect(Outcome::Encapsulated, |_, after| error_to_far(&after[OVERHEAD..])),
+        ),
+        case("and the client itself", refuse(SELF), delivered(error_to_self)),
+        case("whose errors as a backend come from the Service", refuse_itself, delivered(error_from_self)),
+        case("an error about a Service that was never asked is the host's", refuse(ELSEWHERE), Expect::Pass),
     ]
 }
 
@@ -325,18 +348,46 @@ fn readdressed(before: &[u8], after: &[u8], from: End, to: End, ttl: u8) -> Resu
 /// The error names the Service and its port in the packet that it is about.
 fn error_from_far(_before: &[u8], after: &[u8]) -> Result<()> {
     addressed(after, Mac::GATEWAY, POD_MAC)?;
-    let sliced = SlicedPacket::from_ethernet(after)?;
-    let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { anyhow::bail!("no ICMP") };
-    ensure!(super::packet::checksum(icmp.slice()) == 0, "the ICMP checksum is wrong");
-    about(icmp.payload(), FAR)
+    error(after, (OTHER_NODE, POD), (POD, CLIENT_PORT), (FAR, PORT))
 }
 
-/// The quoted packet is the pod's to the Service.
-fn about(quoted: &[u8], service: Ipv4Addr) -> Result<()> {
+fn error_to_near(_before: &[u8], after: &[u8]) -> Result<()> {
+    addressed(after, Mac::GATEWAY, NEIGHBOUR_MAC)?;
+    error(after, (POD, NEIGHBOUR), (NEIGHBOUR, BACKEND_PORT), (POD, CLIENT_PORT))
+}
+
+fn error_to_far(inner: &[u8]) -> Result<()> {
+    error(inner, (POD, REMOTE), (REMOTE, BACKEND_PORT), (POD, CLIENT_PORT))
+}
+
+fn error_to_self(_before: &[u8], after: &[u8]) -> Result<()> {
+    addressed(after, Mac::GATEWAY, POD_MAC)?;
+    error(after, (GATEWAY, POD), (POD, BACKEND_PORT), (GATEWAY, CLIENT_PORT))
+}
+
+fn error_from_self(_before: &[u8], after: &[u8]) -> Result<()> {
+    addressed(after, Mac::GATEWAY, POD_MAC)?;
+    error(after, (SELF, POD), (POD, CLIENT_PORT), (SELF, PORT))
+}
+
+/// An ICMP error between these two, about a packet between these ends, with every checksum right.
+fn error(after: &[u8], between: (Ipv4Addr, Ipv4Addr), from: End, to: End) -> Result<()> {
+    let sliced = SlicedPacket::from_ethernet(after)?;
+    let Some(NetSlice::Ipv4(ip)) = &sliced.net else { anyhow::bail!("no IPv4") };
+    let header = ip.header().to_header();
+    ensure!(header.calc_header_checksum() == header.header_checksum, "the IPv4 checksum is wrong");
+    ensure!((Ipv4Addr::from(header.source), Ipv4Addr::from(header.destination)) == between, "{header:?}");
+    let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { anyhow::bail!("no ICMP") };
+    ensure!(super::packet::checksum(icmp.slice()) == 0, "the ICMP checksum is wrong");
+    about(icmp.payload(), from, to)
+}
+
+/// The quoted packet is between these.
+fn about(quoted: &[u8], from: End, to: End) -> Result<()> {
     let header = etherparse::Ipv4HeaderSlice::from_slice(quoted)?.to_header();
     ensure!(header.calc_header_checksum() == header.header_checksum, "the quoted header's checksum is wrong");
-    ensure!((Ipv4Addr::from(header.source), Ipv4Addr::from(header.destination)) == (POD, service), "{header:?}");
-    let ports = [CLIENT_PORT.to_be_bytes(), PORT.to_be_bytes()].concat();
+    ensure!((Ipv4Addr::from(header.source), Ipv4Addr::from(header.destination)) == (from.0, to.0), "{header:?}");
+    let ports = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
     ensure!(quoted[20..24] == ports, "quoted ports {:x?}", &quoted[20..24]);
     Ok(())
 }
@@ -376,5 +427,5 @@ fn unreachable(before: &[u8], after: &[u8]) -> Result<()> {
     ensure!(icmp.header().icmp_type == port, "{:?}", icmp.header());
     let quoted = icmp.payload();
     ensure!(quoted.len() >= 28 && before[IP..].starts_with(quoted), "what is quoted is not the packet");
-    about(quoted, EMPTY)
+    about(quoted, (POD, CLIENT_PORT), (EMPTY, PORT))
 }

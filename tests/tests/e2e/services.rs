@@ -11,8 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use margay_lab::{Lab, LabBuilder, Place, observe::eventually};
-use margay_maps::DropReason;
+use margay_lab::{
+    Lab, LabBuilder, Place,
+    observe::eventually,
+    probe::{Capture, packet, send_frame},
+    wiring::DEVICE,
+};
+use margay_maps::{DropReason, Mac};
 
 /// How long a change may take on a busy machine.
 const IN_FORCE: Duration = Duration::from_secs(20);
@@ -238,6 +243,29 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 }
 
 #[test]
+fn nobody_else_reaches_a_pod_as_itself() {
+    lab("services_hairpin_spoof").test(|lab| {
+        let (client, near) = (lab.pod("client")?, lab.pod("near")?);
+        serve(&client)?;
+        write_service(lab, "")?;
+        write_endpoints(lab, &["client"])?;
+        wait_until_served(&client)?;
+        let socket = datagrams(&client)?;
+        ensure!(ask(&socket)? == Some(client.address));
+        // The open conversation's own packet, from another pod's interface.
+        let (port, mark) = (socket.local_addr()?.port(), b"forged by a test of margay");
+        let ip = packet::Ipv4::new(client.address, SERVICE, packet::UDP, &packet::udp(port, PORT, mark)).bytes();
+        let frame = packet::ethernet(Mac::GATEWAY, Mac { bytes: [2, 0, 0, 0, 0, 1] }, packet::ETH_IPV4, &ip);
+        let mut seen = Capture::start(&client.namespace, DEVICE)?;
+        lab.drops_with("a", DropReason::SpoofedSource, || send_frame(&near.namespace, DEVICE, &frame))?;
+        let seen = seen.wait_for(SILENCE, |frame| frame.windows(mark.len()).any(|w| w == mark))?;
+        ensure!(seen.is_none(), "the pod got it");
+        ensure!(ask(&socket)? == Some(client.address), "the conversation goes on");
+        Ok(())
+    });
+}
+
+#[test]
 fn without_endpoints_the_client_is_told_at_once() {
     lab("services_empty").test(|lab| {
         let client = lab.pod("client")?;
@@ -370,17 +398,49 @@ fn a_backend_that_refuses_is_heard_of_as_the_service() {
     lab("services_error").test(|lab| {
         let client = lab.pod("client")?;
         write_service(lab, "")?;
-        // Nobody listens there: the backend's own kernel says so.
-        write_endpoints(lab, &["far"])?;
-        eventually("ICMP reaches the client's socket", IN_FORCE, || {
-            let socket = datagrams(&client)?;
-            match ask(&socket) {
-                Err(error) if io_kind(&error) == Some(ErrorKind::ConnectionRefused) => Ok(()),
-                other => bail!("{other:?}"),
-            }
-        })?;
-        let Err(error) = connect(&client) else { bail!("it connects") };
-        ensure!(io_kind(&error) == Some(ErrorKind::ConnectionRefused), "{error:#}");
+        // Nobody listens there: the backend's own kernel says so. The last one is the client itself.
+        for backend in ["far", "near", "client"] {
+            write_endpoints(lab, &[backend])?;
+            eventually(&format!("{backend}: ICMP reaches the client's socket"), IN_FORCE, || {
+                let socket = datagrams(&client)?;
+                match ask(&socket) {
+                    Err(error) if io_kind(&error) == Some(ErrorKind::ConnectionRefused) => Ok(()),
+                    other => bail!("{other:?}"),
+                }
+            })?;
+            let Err(error) = connect(&client) else { bail!("it connects to {backend}") };
+            ensure!(io_kind(&error) == Some(ErrorKind::ConnectionRefused), "{backend}: {error:#}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_that_is_gone_is_heard_of_by_the_backend() {
+    lab("services_gone").test(|lab| {
+        let client = lab.pod("client")?;
+        write_service(lab, "")?;
+        for backend in ["far", "near", "client"] {
+            let place = lab.pod(backend)?;
+            let address = SocketAddrV4::new(place.address, BACKEND_PORT);
+            let server = place.namespace.run(|| Ok(UdpSocket::bind(address)?))?;
+            server.set_read_timeout(Some(SILENCE))?;
+            write_endpoints(lab, &[backend])?;
+            eventually(&format!("a question reaches {backend}"), IN_FORCE, || {
+                let socket = datagrams(&client)?;
+                socket.send(b"?")?;
+                let (_, peer) = server.recv_from(&mut [0; 1]).context("it did not come")?;
+                // The first answer comes; for the second nobody is there any more, and the client's kernel says so.
+                server.send_to(b"!", peer)?;
+                socket.recv(&mut [0; 1]).context("the answer did not come")?;
+                drop(socket);
+                server.connect(peer)?;
+                server.send(b"!")?;
+                let Err(error) = server.recv(&mut [0; 1]) else { bail!("somebody answers") };
+                ensure!(error.kind() == ErrorKind::ConnectionRefused, "{backend} heard of nothing: {error}");
+                Ok(())
+            })?;
+        }
         Ok(())
     });
 }
