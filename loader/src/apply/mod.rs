@@ -99,7 +99,7 @@ pub fn apply(plan: &Plan, maps: &Maps, known: &mut Known, depth: Depth) -> Vec<P
     pass.remove(&maps.routes, &mut routes);
     pass.remove(&maps.endpoints, &mut endpoints);
     pass.remove(&maps.nodes, &mut nodes);
-    pass.config(maps, plan, Moved { ways: moved, services: old_sets.moved });
+    pass.config(maps, plan, Moved { ways: moved || old_sets.appeared, services: old_sets.moved });
     policy::finish(&mut pass, plan, maps, &mut known.policy, stale);
     services::finish(&mut pass, plan, maps, &mut known.services, old_sets);
 
@@ -229,7 +229,7 @@ impl Pass<'_> {
 /// What has changed in the maps that flows remember something of.
 #[derive(Clone, Copy)]
 struct Moved {
-    /// Endpoints, routes or nodes.
+    /// Endpoints, routes or nodes; or what was the host's to lead on is a Service now.
     ways: bool,
     /// Services.
     services: bool,

@@ -25,12 +25,23 @@ pub(super) struct Stale {
     members: Option<Changes<Member, u32>>,
     /// Whether any Service leads elsewhere than before.
     pub(super) moved: bool,
+    /// Whether there is one that was none before: what pods have sent to its address went up the stack, and is to be asked about again.
+    pub(super) appeared: bool,
+}
+
+// === impl Stale ===
+
+impl Stale {
+    /// Nothing is removed.
+    fn nothing(moved: bool) -> Self {
+        Self { backends: None, members: None, moved, appeared: moved }
+    }
 }
 
 /// Puts the planned Services in force.
 pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known) -> Stale {
     if plan.services.problem.is_some() {
-        return Stale { backends: None, members: None, moved: false };
+        return Stale::nothing(false);
     }
     let wanted = &plan.services;
     let mut backends = pass.changes(&maps.backends, known.backends.take(), &wanted.backends);
@@ -40,21 +51,23 @@ pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut K
     pass.write_beside(&maps.members, &mut members);
     if backends.is_none() || members.is_none() {
         // The Services of before go on with their sets.
-        return Stale { backends: None, members: None, moved: false };
+        return Stale::nothing(false);
     }
     let moved = is_change(&services);
+    let is_new = |key| maps.services.get(key).is_ok_and(|known| known.is_none());
+    let appeared = services.as_ref().is_none_or(|todo| todo.write.iter().any(|(key, _)| is_new(key)));
     pass.write(&maps.services, &mut services);
     pass.remove(&maps.services, &mut services);
     if services.is_none() {
-        return Stale { backends: None, members: None, moved };
+        return Stale::nothing(moved);
     }
     known.services = Some(wanted.services.clone());
-    Stale { backends, members, moved }
+    Stale { backends, members, moved, appeared }
 }
 
 /// Removes the sets that no Service names any more.
 pub(super) fn finish(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, stale: Stale) {
-    let Stale { mut backends, mut members, moved: _ } = stale;
+    let Stale { mut backends, mut members, moved: _, appeared: _ } = stale;
     pass.remove(&maps.backends, &mut backends);
     pass.remove(&maps.members, &mut members);
     known.backends = backends.map(|_done| plan.services.backends.clone());

@@ -315,6 +315,25 @@ fn flows_move_when_their_backend_goes_and_established_connections_stay() {
 }
 
 #[test]
+fn a_service_that_appears_answers_whoever_has_asked_before() {
+    lab("services_appears").test(|lab| {
+        let (client, near) = (lab.pod("client")?, lab.pod("near")?);
+        serve(&near)?;
+        let socket = datagrams(&client)?;
+        // Nobody's address: the host's stack has no way there, and may say so.
+        ensure!(ask(&socket).is_ok_and(|who| who.is_none()) || ask(&socket).is_err(), "somebody answers");
+        write_endpoints(lab, &["near"])?;
+        write_service(lab, "")?;
+        wait_until_served(&client)?;
+        eventually("the socket that asked too early has an answer", Duration::from_secs(3), || {
+            let who = ask(&socket)?;
+            ensure!(who == Some(near.address), "{who:?} answers");
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn affinity_keeps_a_client_with_its_backend() {
     lab("services_affinity").test(|lab| {
         let client = lab.pod("client")?;
