@@ -83,7 +83,7 @@ impl Vxlan {
 pub fn fits(packet: &Packet, ip: &Ipv4, mtu: u32) -> bool {
     let len = packet.bytes() - EthHdr::LEN as u32;
     if len <= mtu {
-        return true;
+        return !packet.is_strung(ip.proto);
     }
     let segment = packet.gso_size();
     // Uncut, or so long that the outer header's 16 bits could not say it.

@@ -484,9 +484,10 @@ fn way_back(new: &Flow, tuple: &Tuple, to: &Addr, arrival: Arrival) -> Option<&'
         Some(local) => local.kind == EndpointKind::Workload,
         None => {
             let owner = route(to)?;
-            // Of a pod that is gone; or of another node than the sender. What nodes themselves send has no detour.
-            owner.kind == RouteKind::Local
-                || (!same(owner.node.v4(), question.node.v4()) && !same(owner.node.v4(), to.v4()))
+            // Of another node than the sender. What nodes themselves send has no detour, and pods that are gone no answer.
+            owner.kind == RouteKind::Remote
+                && !same(owner.node.v4(), question.node.v4())
+                && !same(owner.node.v4(), to.v4())
         }
     };
     route(&question.node).filter(|sender| is_pods && sender.kind == RouteKind::Remote)

@@ -261,7 +261,7 @@ fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let ip = Ipv4::parse(packet, INNER)?;
     // What is for the node itself, is no plain packet or has nobody here goes the long way: the overlay device takes
     // the header off, `from_overlay` judges sender and packet, the host's stack answers.
-    if !ip.is_plain() {
+    if !ip.is_plain() || packet.is_strung(ip.proto) {
         return Ok(Verdict::PASS);
     }
     let tuple = Tuple::read(packet, &ip, INNER)?;

@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_load_bytes},
     programs::TcContext,
 };
-use margay_maps::{DropReason, Mac};
+use margay_maps::{DropReason, Mac, protocol::SCTP};
 use network_types::eth::EthHdr;
 
 /// A packet, from its Ethernet header on.
@@ -74,6 +74,12 @@ impl Packet {
     pub fn has_vlan(&self) -> bool {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb()).vlan_present != 0 }
+    }
+
+    /// Whether it is packets of SCTP, strung together (`GSO_BY_FRAGS`): kernels make no room in those, and take none.
+    #[inline(always)]
+    pub fn is_strung(&self, protocol: u8) -> bool {
+        protocol == SCTP && self.gso_size() != 0
     }
 
     /// Bytes of payload of each segment, where the packet is yet to be cut (GSO); otherwise 0.

@@ -89,8 +89,11 @@ impl Edit {
                 // Of a message in fragments nobody here knows the length; SCTP cuts its messages itself.
                 let len = was.total_len.wrapping_sub(was.header_len);
                 let sum: [u8; 4] = self.load(at + SCTP_CHECKSUM)?;
-                let sum = u32::from_le_bytes(sum) ^ sctp::checksum_change(before, after, len);
-                self.store(at + SCTP_CHECKSUM, sum.to_le_bytes())?;
+                // Zero: a device is to compute it, or the kernel in its place, over what stands there now.
+                if word(sum) != 0 {
+                    let sum = u32::from_le_bytes(sum) ^ sctp::checksum_change(before, after, len);
+                    self.store(at + SCTP_CHECKSUM, sum.to_le_bytes())?;
+                }
             }
             _ => {}
         }

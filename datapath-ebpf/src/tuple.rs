@@ -205,7 +205,7 @@ impl Tuple {
             }
             UDP => ports(tuple.transport::<4>(packet, ip, offset)?.first),
             SCTP => {
-                let sctp = tuple.transport::<13>(packet, ip, offset)?;
+                let sctp = tuple.copied::<13>(packet, ip, offset)?;
                 if sctp.last == SCTP_INIT {
                     tuple.flags = Self::OPENS;
                 }
@@ -285,15 +285,23 @@ impl Tuple {
     /// The first `N` bytes behind the IPv4 header.
     #[inline(always)]
     fn transport<const N: usize>(&mut self, packet: &mut Packet, ip: &Ipv4, offset: usize) -> Result<Head, DropReason> {
-        let short = DropReason::TruncatedTransport;
         if ip.header_len != Ipv4Hdr::LEN as u32 {
-            let Some(copy) = self.copy.first_chunk_mut::<N>() else { return Err(short) };
-            return if packet.copy(offset + ip.header_len as usize, copy) { Ok(head(copy)) } else { Err(short) };
+            return self.copied::<N>(packet, ip, offset);
         }
+        let short = DropReason::TruncatedTransport;
         if !packet.pull(offset + Ipv4Hdr::LEN + N) {
             return Err(short);
         }
         packet.at::<[u8; N]>(offset + Ipv4Hdr::LEN).map(head).ok_or(short)
+    }
+
+    /// Likewise, read where they are, and the packet is left as it is: SCTP's chunks may each be a packet of its own, strung
+    /// together (`GSO_BY_FRAGS`), and kernels panic if one that a byte was pulled out of reaches a socket.
+    #[inline(always)]
+    fn copied<const N: usize>(&mut self, packet: &Packet, ip: &Ipv4, offset: usize) -> Result<Head, DropReason> {
+        let short = DropReason::TruncatedTransport;
+        let Some(copy) = self.copy.first_chunk_mut::<N>() else { return Err(short) };
+        if packet.copy(offset + ip.header_len as usize, copy) { Ok(head(copy)) } else { Err(short) }
     }
 
     /// With the lower end first. The key's padding is zero, as the whole map was at first.
@@ -336,6 +344,10 @@ impl Tuple {
     /// A packet that answers one to a Service: it is to come from there.
     #[inline(always)]
     pub fn come_from(&mut self, service: [u8; 4], port_be: [u8; 2]) {
+        // Both ends have opened this flow through a Service: it goes to its backend, and that is that.
+        if self.has(Self::TO_BACKEND) {
+            return;
+        }
         let (src, dst) = (self.ends().0.v4(), self.ends().1.v4());
         let dst = if word(dst) == word(Addr::GATEWAY.v4()) { src } else { dst };
         self.to = Ends { src: service, dst, src_port: port_be, dst_port: self.ends_ports().1 };

@@ -27,6 +27,7 @@ pub mod netem;
 pub mod netlink;
 pub mod netns;
 pub mod observe;
+pub mod offload;
 pub mod oracle;
 pub mod probe;
 pub mod process;

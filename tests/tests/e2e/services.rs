@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use margay_lab::{
     Lab, LabBuilder, Place,
     observe::eventually,
+    offload::without_checksums,
     probe::{Capture, packet, send_frame},
     wiring::DEVICE,
 };
@@ -171,44 +172,56 @@ fn every_backend_answers_from_the_services_address() {
 #[test]
 fn large_payloads_pass_in_both_directions() {
     lab("services_large").test(|lab| {
-        let client = lab.pod("client")?;
         write_service(lab, "")?;
-        for server in ["near", "far"] {
-            let place = lab.pod(server)?;
-            write_endpoints(lab, &[server])?;
-            let address = SocketAddrV4::new(place.address, BACKEND_PORT);
-            let (udp, tcp) = place.namespace.run(|| Ok((UdpSocket::bind(address)?, TcpListener::bind(address)?)))?;
-            let sent: Vec<u8> = (0..300_000_u32).map(|i| (i * 7) as u8).collect();
-            let expected = sent.clone();
-            let echo = thread::spawn(move || -> Result<()> {
-                let mut datagram = vec![0; 9_000];
-                let (len, peer) = udp.recv_from(&mut datagram)?;
-                udp.send_to(&datagram[..len], peer)?;
-                let (mut stream, _) = tcp.accept()?;
-                let mut got = vec![0; expected.len()];
-                stream.read_exact(&mut got)?;
-                ensure!(got == expected, "the server got something else");
-                Ok(stream.write_all(&got)?)
-            });
-            // Fragments: 8,000 bytes do not fit into a packet.
-            eventually("a datagram in fragments is answered", IN_FORCE, || {
-                let socket = datagrams(&client)?;
-                socket.send(&sent[..8_000])?;
-                let mut back = vec![0; 9_000];
-                let len = socket.recv(&mut back)?;
-                ensure!(back[..len] == sent[..8_000], "{len} other bytes came back from {server}");
-                Ok(())
-            })?;
-            let mut stream = connect(&client)?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(&sent)?;
-            let mut back = vec![0; sent.len()];
-            stream.read_exact(&mut back)?;
-            ensure!(back == sent, "something else came back from {server}");
-            echo.join().map_err(|_panicked| anyhow::anyhow!("the server panicked"))??;
+        large_payloads(lab).context("devices complete the checksums")?;
+        for node in lab.nodes()? {
+            without_checksums(&node.namespace, DEVICE)?;
         }
-        Ok(())
+        large_payloads(lab).context("the kernel does, for the wire")?;
+        for pod in lab.pods()? {
+            without_checksums(&pod.namespace, DEVICE)?;
+        }
+        large_payloads(lab).context("the kernel does, in the pods")
     });
+}
+
+fn large_payloads(lab: &Lab) -> Result<()> {
+    let client = lab.pod("client")?;
+    for server in ["near", "far"] {
+        let place = lab.pod(server)?;
+        write_endpoints(lab, &[server])?;
+        let address = SocketAddrV4::new(place.address, BACKEND_PORT);
+        let (udp, tcp) = place.namespace.run(|| Ok((UdpSocket::bind(address)?, TcpListener::bind(address)?)))?;
+        let sent: Vec<u8> = (0..300_000_u32).map(|i| (i * 7) as u8).collect();
+        let expected = sent.clone();
+        let echo = thread::spawn(move || -> Result<()> {
+            let mut datagram = vec![0; 9_000];
+            let (len, peer) = udp.recv_from(&mut datagram)?;
+            udp.send_to(&datagram[..len], peer)?;
+            let (mut stream, _) = tcp.accept()?;
+            let mut got = vec![0; expected.len()];
+            stream.read_exact(&mut got)?;
+            ensure!(got == expected, "the server got something else");
+            Ok(stream.write_all(&got)?)
+        });
+        // Fragments: 8,000 bytes do not fit into a packet.
+        eventually("a datagram in fragments is answered", IN_FORCE, || {
+            let socket = datagrams(&client)?;
+            socket.send(&sent[..8_000])?;
+            let mut back = vec![0; 9_000];
+            let len = socket.recv(&mut back)?;
+            ensure!(back[..len] == sent[..8_000], "{len} other bytes came back from {server}");
+            Ok(())
+        })?;
+        let mut stream = connect(&client)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(&sent)?;
+        let mut back = vec![0; sent.len()];
+        stream.read_exact(&mut back)?;
+        ensure!(back == sent, "something else came back from {server}");
+        echo.join().map_err(|_panicked| anyhow::anyhow!("the server panicked"))??;
+    }
+    Ok(())
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod netem;
 mod policy;
 mod reach;
 mod restart;
+mod service;
 
 use anyhow::{Context as _, Result};
 use margay_loader::datapath::Datapath;
@@ -37,13 +38,14 @@ pub struct Check {
 }
 
 /// All of them.
-pub const CHECKS: [Check; 7] = [
+pub const CHECKS: [Check; 8] = [
     Check { name: "load", run: load::run },
     Check { name: "golden", run: golden::run },
     Check { name: "attach", run: attach::run },
     Check { name: "reach", run: reach::run },
     Check { name: "restart", run: restart::run },
     Check { name: "policy", run: policy::run },
+    Check { name: "service", run: service::run },
     Check { name: "netem", run: netem::run },
 ];
 

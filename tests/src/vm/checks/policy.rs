@@ -69,7 +69,7 @@ fn all_protocols(lab: &Lab) -> Result<String> {
 }
 
 /// Whether this kernel has sockets for it.
-fn has(protocol: Protocol) -> bool {
+pub fn has(protocol: Protocol) -> bool {
     Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)).is_ok()
 }
 
