@@ -20,6 +20,8 @@ fn no_packet_meets_the_wrong_fate() {
     println!("{report}");
     // A run that sees little says little.
     assert!(report.said.len() > 40, "the packets have met {} fates alone", report.said.len());
+    // Questions and answers, errors about either, of pods to themselves and to others.
+    assert_eq!(report.readdressed.len(), 8, "not every sort of packet was readdressed");
     assert!(Hook::ALL.iter().all(|hook| report.said.keys().any(|(seen, _)| seen == hook)));
 }
 

@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail, ensure};
 use margay_maps::{Counter, DropReason, Hook, Outcome, overlay, user::Maps};
 
-use super::{model::Fate, mutate::Input};
+use super::{
+    model::Fate,
+    mutate::Input,
+    readdress::{Change, Kind},
+};
 use crate::golden::packet::checksum;
 
 /// "Go on", "drop", "redirect" (include/uapi/linux/pkt_cls.h).
@@ -28,6 +32,8 @@ pub enum Said {
     Dropped(DropReason),
     /// Redirected.
     Redirected(Outcome),
+    /// Turned into an answer that says that a Service has no endpoints.
+    Rejected,
 }
 
 /// The counters as they were last seen.
@@ -67,15 +73,19 @@ impl Counters {
             outcomes.extend(grown(&mut self.traffic, (hook, outcome), maps.traffic(hook, outcome)?, bytes)?);
         }
         let [(_, outcome)] = outcomes[..] else { bail!("one packet was counted as {outcomes:?}") };
-        if outcome != Outcome::Dropped {
+        if !matches!(outcome, Outcome::Dropped | Outcome::Answered) {
             return Ok((outcome, None));
         }
         let mut reasons = Vec::new();
         for reason in DropReason::ALL {
             reasons.extend(grown(&mut self.drops, *reason, maps.drops(*reason)?, bytes)?);
         }
-        let [reason] = reasons[..] else { bail!("one packet was dropped for {reasons:?}") };
-        Ok((outcome, Some(reason)))
+        match reasons[..] {
+            [reason] => Ok((outcome, Some(reason))),
+            // An answer to ARP takes nothing from anybody.
+            [] if outcome == Outcome::Answered => Ok((outcome, None)),
+            _ => bail!("one packet was dropped for {reasons:?}"),
+        }
     }
 
     /// Whether nothing else has been counted.
@@ -116,6 +126,7 @@ pub fn said(action: i32, outcome: Outcome, reason: Option<DropReason>) -> Result
         (REDIRECT, Outcome::Delivered | Outcome::Encapsulated | Outcome::Answered, None) => {
             Ok(Said::Redirected(outcome))
         }
+        (REDIRECT, Outcome::Answered, Some(DropReason::ServiceWithoutEndpoints)) => Ok(Said::Rejected),
         _ => bail!("the verdict {action} was counted as {outcome:?}, {reason:?}"),
     }
 }
@@ -128,20 +139,40 @@ pub fn fate(expected: Fate, said: Said) -> Result<()> {
     let right = matches!(
         (expected, said),
         (Fate::Any, _)
-            | (Fate::Drop, Said::Dropped(_))
-            | (Fate::Leave, Said::Passed)
+            | (Fate::Drop | Fate::DropOrLeave | Fate::Reject, Said::Dropped(_))
+            | (Fate::Reject, Said::Rejected)
+            | (Fate::Leave | Fate::DropOrLeave, Said::Passed)
             | (Fate::Pass, Said::Passed | Said::Redirected(_))
     );
     ensure!(right, "it must be {expected:?}, and the program said {said:?}");
     Ok(())
 }
 
-/// What comes out is what went in, but for what forwarding changes.
+/// What comes out is what went in, but for what forwarding changes, and between whom it is to be: what of it was to be done.
 ///
 /// # Errors
 /// More has changed, or less.
-pub fn bytes(input: &Input, said: Said, after: &[u8]) -> Result<()> {
-    let before = &input.packet[..];
+pub fn bytes(input: &Input, said: Said, change: Option<Change>, after: &[u8]) -> Result<Option<Change>> {
+    let at = if input.hook == Hook::FromUplink { IP + OVERHEAD } else { IP };
+    let applies = match (change, said, input.hook) {
+        (None, ..) => None,
+        (Some(change), Said::Passed, Hook::FromWorkload | Hook::FromUplink) => {
+            Some(change).filter(|change| change.kind == Kind::Question)
+        }
+        (Some(change), Said::Redirected(Outcome::Encapsulated), _) => {
+            Some(change).filter(|change| change.kind == Kind::Question)
+        }
+        (Some(change), ..) => Some(change),
+    };
+    let before = match applies {
+        Some(change) => &change.apply(&input.packet, at).context("it is cut short")?,
+        None => &input.packet,
+    };
+    forwarded(input, before, said, after).with_context(|| format!("with {change:?}"))?;
+    Ok(applies)
+}
+
+fn forwarded(input: &Input, before: &[u8], said: Said, after: &[u8]) -> Result<()> {
     match (said, input.hook) {
         (Said::Dropped(_), _) => Ok(()),
         // The overlay device is told by MACs.
@@ -151,10 +182,26 @@ pub fn bytes(input: &Input, said: Said, after: &[u8]) -> Result<()> {
             ensure!(after.len() == before.len() && after[20..22] == [0, 2], "no answer to ARP: {after:x?}");
             Ok(())
         }
+        (Said::Rejected, _) => rejected(before, after),
         (Said::Redirected(Outcome::Delivered), Hook::FromUplink) => hopped(&before[IP + OVERHEAD..], &after[IP..]),
         (Said::Redirected(Outcome::Delivered), _) => hopped(&before[IP..], &after[IP..]),
         (Said::Redirected(_), _) => encapsulated(before, after),
     }
+}
+
+/// From the Service, to whoever asked it: a TCP reset, or ICMP "port unreachable".
+fn rejected(before: &[u8], after: &[u8]) -> Result<()> {
+    let ip = after.get(IP..IP + 28).context("it is too short")?;
+    ensure!(checksum(&ip[..20]) == 0 && ip[12..16] == before[30..34] && ip[16..20] == before[26..30], "{ip:x?}");
+    match before[IP + 9] {
+        6 => ensure!(ip[9] == 6 && after.len() == IP + 40 && after[IP + 33] & 4 != 0, "no reset: {after:x?}"),
+        _ => {
+            let icmp = &after[IP + 20..];
+            ensure!(ip[9] == 1 && icmp[..2] == [3, 3] && checksum(icmp) == 0, "no error: {after:x?}");
+            ensure!(before[IP..].starts_with(&icmp[8..]), "what is quoted is not the packet: {after:x?}");
+        }
+    }
+    Ok(())
 }
 
 fn same(before: &[u8], after: &[u8]) -> Result<()> {

@@ -9,9 +9,12 @@
 //! a model that says what is right for whatever comes out of it.
 
 mod check;
+mod converse;
 mod dice;
 mod model;
 mod mutate;
+mod readdress;
+mod services;
 mod world;
 
 use std::{
@@ -23,15 +26,19 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, programs::TestRunOptions};
 use margay_loader::datapath::Datapath;
-use margay_maps::{Flow, FlowKey, FlowVerdict, Hook, user::BATCH};
+use margay_maps::{Addr, Flow, FlowKey, FlowVerdict, Hook, user::BATCH};
 
-pub use self::check::Said;
 use self::{
     check::Counters,
     dice::Dice,
-    model::{Model, Verdict},
+    model::{End, Key, Model},
     mutate::Input,
+    readdress::Change,
     world::World,
+};
+pub use self::{
+    check::Said,
+    readdress::{Kind, Sort},
 };
 
 /// Packets that meet one state of the maps, one after the other.
@@ -69,16 +76,34 @@ pub struct Report {
     pub packets: u64,
     /// What programs said, and how often.
     pub said: BTreeMap<(Hook, Said), u64>,
+    /// What was readdressed, and how often.
+    pub readdressed: BTreeMap<Sort, u64>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, packets, said } = self;
+        let Self { rounds, packets, said, readdressed } = self;
         writeln!(f, "{packets} packets met {rounds} states of the maps; what became of them:")?;
         for ((hook, said), count) in said {
             writeln!(f, "  {:14} {:32} {count:8}", hook.name(), said.to_string())?;
         }
+        writeln!(f, "what of it was readdressed for Services:")?;
+        for (sort, count) in readdressed {
+            writeln!(f, "  {:47} {count:8}", sort.to_string())?;
+        }
         Ok(())
+    }
+}
+
+impl fmt::Display for Sort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.error { "errors about " } else { "" })?;
+        f.write_str(match (self.kind, self.error) {
+            // An error goes the other way.
+            (Kind::Question, false) | (Kind::Answer, true) => "questions",
+            (Kind::Answer, false) | (Kind::Question, true) => "answers",
+        })?;
+        f.write_str(if self.hairpin { " of pods to themselves" } else { "" })
     }
 }
 
@@ -88,6 +113,7 @@ impl fmt::Display for Said {
             Self::Passed => f.write_str("passed"),
             Self::Dropped(reason) => write!(f, "dropped: {}", reason.name()),
             Self::Redirected(outcome) => write!(f, "{outcome:?}"),
+            Self::Rejected => f.write_str("rejected"),
         }
     }
 }
@@ -125,17 +151,27 @@ fn one_round(datapath: &mut Datapath, corpus: &[Input], mut dice: Dice, report: 
             world.write_state(&datapath.maps, features).context("changing the maps")?;
             model.change(&world);
         }
-        let input = mutate::next(corpus, &mut dice);
-        let said = one_packet(datapath, &mut counters, &mut model, &input)
+        let goes_on = dice.once_in(3);
+        let known = converse::next(model.flows(), &mut dice).filter(|_| goes_on);
+        let input = mutate::next(corpus, known, &mut dice);
+        let (said, changed) = one_packet(datapath, &mut counters, &mut model, &input)
             .with_context(|| format!("packet {number}, {}: {}\nin {world:?}", input.hook.name(), hex(&input.packet)))?;
         *report.said.entry((input.hook, said)).or_default() += 1;
+        if let Some(change) = changed {
+            *report.readdressed.entry(change.sort()).or_default() += 1;
+        }
         report.packets += 1;
     }
     counters.same(&datapath.maps)?;
     compare(datapath, &model).with_context(|| format!("in {world:?}"))
 }
 
-fn one_packet(datapath: &mut Datapath, counters: &mut Counters, model: &mut Model, input: &Input) -> Result<Said> {
+fn one_packet(
+    datapath: &mut Datapath,
+    counters: &mut Counters,
+    model: &mut Model,
+    input: &Input,
+) -> Result<(Said, Option<Change>)> {
     let mut out = vec![0_u8; input.packet.len() + 256];
     let mut options = TestRunOptions::new();
     options.data_in = Some(&input.packet);
@@ -144,9 +180,16 @@ fn one_packet(datapath: &mut Datapath, counters: &mut Counters, model: &mut Mode
     out.truncate(result.data_size_out as usize);
     let (outcome, reason) = counters.one_more(&datapath.maps, input.hook, input.packet.len())?;
     let said = check::said(result.return_value as i32, outcome, reason)?;
-    check::fate(model.judge(input.hook, &input.packet), said)?;
-    check::bytes(input, said, &out)?;
-    Ok(said)
+    let maps = &datapath.maps;
+    let chosen = |key: &Key| {
+        let flow = maps.flows.get(&key.in_map()).ok()??;
+        let end = End { ip: flow.nat.v4().into(), port: u16::from_be_bytes(flow.nat_port_be) };
+        (flow.verdict == FlowVerdict::Translated).then_some(end)
+    };
+    let (fate, change) = model.judge(input.hook, &input.packet, &chosen);
+    check::fate(fate, said)?;
+    let changed = check::bytes(input, said, change, &out)?;
+    Ok((said, changed))
 }
 
 /// The flow table must hold what the model remembers, and nothing else.
@@ -157,12 +200,8 @@ fn compare(datapath: &Datapath, model: &Model) -> Result<()> {
     let known: Vec<_> = model.flows().map(|(key, entry)| (key.in_map(), key, entry)).collect();
     for (in_map, key, entry) in &known {
         let flow = table.get(in_map).with_context(|| format!("{key:?} is not in the table: {entry:?}"))?;
-        let same = match entry.verdict {
-            Verdict::Allowed => flow.verdict == FlowVerdict::Allowed,
-            Verdict::EgressDenied => flow.verdict == FlowVerdict::EgressDenied,
-            Verdict::IngressDenied => flow.verdict == FlowVerdict::IngressDenied,
-            Verdict::Unknown => flow.verdict == FlowVerdict::Unknown,
-        };
+        let nat = entry.nat.map_or((Addr::UNSPECIFIED, 0), |end| (end.ip.into(), end.port));
+        let same = flow.verdict == entry.verdict.in_map() && (flow.nat, u16::from_be_bytes(flow.nat_port_be)) == nat;
         ensure!(same && flow.opener == entry.opener, "{key:?} is {flow:?}, and should be {entry:?}");
     }
     ensure!(table.len() == known.len(), "the table has {} flows, and {} were opened", table.len(), known.len());

@@ -27,9 +27,33 @@ pub struct Input {
 }
 
 /// Addresses that mean something in the golden world.
-pub const ADDRESSES: [Ipv4Addr; 9] = [POD, NEIGHBOUR, FACELESS, NOBODY, NODE, OTHER_NODE, REMOTE, STRANGER, WORLD];
+pub const ADDRESSES: [Ipv4Addr; 14] = [
+    POD,
+    NEIGHBOUR,
+    FACELESS,
+    NOBODY,
+    NODE,
+    OTHER_NODE,
+    REMOTE,
+    STRANGER,
+    WORLD,
+    GATEWAY,
+    SERVICES[0],
+    SERVICES[1],
+    SERVICES[2],
+    SERVICES[3],
+];
+/// Services have these, at times.
+pub const SERVICES: [Ipv4Addr; 4] = [
+    Ipv4Addr::new(10, 96, 0, 1),
+    Ipv4Addr::new(10, 96, 0, 2),
+    Ipv4Addr::new(10, 96, 0, 3),
+    Ipv4Addr::new(10, 96, 0, 5),
+];
+/// By this name a pod sees itself.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// Ports that rules and flows have.
-pub const PORTS: [u16; 8] = [0, 53, 80, 81, 4_789, 7_000, 40_000, 65_535];
+pub const PORTS: [u16; 9] = [0, 53, 80, 81, 4_789, 7_000, 8_080, 40_000, 65_535];
 /// Protocols with and without ports.
 pub const PROTOCOLS: [u8; 5] = [1, 6, 17, 47, 132];
 /// How many bytes BPF_PROG_TEST_RUN wants of a packet that says it is IPv4, and of one that says it is IPv6.
@@ -60,9 +84,10 @@ pub fn corpus() -> Vec<Input> {
     corpus
 }
 
-/// The next packet.
-pub fn next(corpus: &[Input], dice: &mut Dice) -> Input {
-    let mut input = corpus[dice.below(corpus.len())].clone();
+/// The next packet: this one, or any of the corpus, as it is or changed.
+pub fn next(corpus: &[Input], known: Option<Input>, dice: &mut Dice) -> Input {
+    let any = &corpus[dice.below(corpus.len())];
+    let mut input = known.unwrap_or_else(|| any.clone());
     // Half of them stay as they are: only those open flows that others can meet.
     for _ in 0..[0, 0, 0, 1, 1, 2, 4][dice.below(7)] {
         change(&mut input, dice);

@@ -15,7 +15,8 @@ use margay_maps::{
 use super::{
     dice::Dice,
     model::{End, Entry, FragmentId, Key, Verdict},
-    mutate::{ADDRESSES, PORTS, PROTOCOLS},
+    mutate::{ADDRESSES, PORTS, PROTOCOLS, SERVICES},
+    services::{self, Services},
 };
 use crate::golden::{
     policies::clear,
@@ -78,6 +79,8 @@ pub struct World {
     pub policies: BTreeMap<Ipv4Addr, Policies>,
     /// Identities of addresses.
     pub identities: BTreeMap<Ipv4Addr, u8>,
+    /// Services and their backends.
+    pub services: Services,
     /// The flow table as it was found.
     pub flows: BTreeMap<Key, Entry>,
     /// First fragments that came before.
@@ -97,6 +100,7 @@ impl World {
             other_node: !dice.once_in(10),
             remote_route: !dice.once_in(10),
             host: !dice.once_in(10),
+            services: Services::any(dice, GENERATION),
             ..Self::default()
         };
         for (pod, _) in PODS {
@@ -111,8 +115,12 @@ impl World {
             }
         }
         for _ in 0..dice.below(12) {
-            let (key, entry) = (key(dice), entry(dice));
-            world.flows.insert(key, entry);
+            let (key, entry) = if dice.once_in(3) { choice(dice, &world.services) } else { flow(dice) };
+            let is_service = |end| world.services.has(end, key.protocol);
+            // The agent sees to it that nothing else is remembered of a Service's address.
+            if entry.verdict == Verdict::Translated || !(is_service(key.low) || is_service(key.high)) {
+                world.flows.insert(key, entry);
+            }
         }
         for _ in 0..dice.below(4) {
             let id = FragmentId {
@@ -131,12 +139,15 @@ impl World {
     pub fn changed(&self, dice: &mut Dice) -> Self {
         let Self { generation, slots, configured, .. } = *self;
         let next = Self { flows: BTreeMap::new(), fragments: BTreeMap::new(), slots: slots + 1, ..Self::any(dice) };
+        let (services, appears) = self.services.changed(dice);
         if dice.once_in(2) {
-            return Self { generation: generation + 1, configured, ..next };
+            return Self { generation: generation + 1, configured, services, ..next };
         }
         let policies =
             self.pods.keys().map(|pod| (*pod, Policies { ingress: rules(dice), egress: rules(dice) })).collect();
-        Self { slots: next.slots, identities: next.identities, policies, ..self.clone() }
+        // As the agent does: what was sent to the address of a Service that was none yet is judged again.
+        let generation = generation + u32::from(appears);
+        Self { generation, services, slots: next.slots, identities: next.identities, policies, ..self.clone() }
     }
 
     /// Writes it into the maps, in place of the one before, with the flows and fragments that it was found with.
@@ -147,6 +158,7 @@ impl World {
         clear(&maps.flows)?;
         clear(&maps.fragments)?;
         self.write_state(maps, features)?;
+        self.services.write_affinities(maps)?;
         for (key, entry) in &self.flows {
             maps.flows.insert(&key.in_map(), &self.flow(key, entry, dice))?;
         }
@@ -173,6 +185,7 @@ impl World {
         let overlay_ifindex = if self.configured { config.overlay_ifindex } else { 0 };
         let features = Features { bits: features.bits & !own_decap };
         maps.config.insert(&0, &Config { overlay_ifindex, features, generation: self.generation, ..config })?;
+        self.services.write(maps)?;
         self.write_ends(maps)?;
         self.write_policies(maps)
     }
@@ -252,14 +265,20 @@ impl World {
             slots: [self.slot(key.low.ip), self.slot(key.high.ip)],
             // 1: the host's stack opened it, so that answers climb it again.
             via_stack: if entry.by_host { 2 } else { u32::from(self.configured && dice.once_in(2)) },
+            nat: entry.nat.map_or(Addr::UNSPECIFIED, |end| end.ip.into()),
+            nat_port_be: entry.nat.map_or(0, |end| end.port).to_be_bytes(),
             ..Flow::default()
         };
+        if entry.verdict == Verdict::Translated {
+            let generation = self.services.generation - u32::from(!entry.current);
+            return Flow { generation, slots: [0; 2], slot_generations: [0; 2], ..flow };
+        }
         // Slot 0 is nobody's: nothing raises its generation.
         flow.slot_generations = flow.slots.map(|slot| if slot == 0 { 0 } else { self.slots });
         if !entry.current {
             match dice.below(3) {
                 0 => flow.generation = self.generation - 1,
-                1 => flow.slot_generations[dice.below(2)] = self.slots + 1,
+                1 => flow.slot_generations[dice.below(2)] = self.slots - 1,
                 _ => flow.slots[dice.below(2)] = u32::MAX,
             }
         }
@@ -276,10 +295,28 @@ fn rules(dice: &mut Dice) -> Option<Vec<Allow>> {
     (!dice.once_in(3)).then(|| (0..count).map(|_| Allow::any(dice)).collect())
 }
 
-fn key(dice: &mut Dice) -> Key {
+/// Any flow.
+fn flow(dice: &mut Dice) -> (Key, Entry) {
     let mut end = || End { ip: dice.pick(&ADDRESSES), port: dice.pick(&PORTS) };
     let (a, b) = (end(), end());
-    Key::of(a, b, dice.pick(&PROTOCOLS)).0
+    let (key, _) = Key::of(a, b, dice.pick(&PROTOCOLS));
+    let mut entry = entry(dice);
+    if services::PROTOCOLS.contains(&key.protocol) && dice.once_in(3) {
+        entry.nat = Some(End { ip: dice.pick(&SERVICES), port: 80 });
+    }
+    (key, entry)
+}
+
+/// What a pod has been led to.
+fn choice(dice: &mut Dice, services: &Services) -> (Key, Entry) {
+    let client = End { ip: dice.pick(&[POD, POD, NEIGHBOUR]), port: dice.pick(&[40_000, 40_000, 53]) };
+    let names: Vec<_> = services.by_name.keys().copied().collect();
+    let other = (End { ip: dice.pick(&SERVICES), port: 80 }, dice.pick(&services::PROTOCOLS));
+    let (name, protocol) = if names.is_empty() || dice.once_in(5) { other } else { dice.pick(&names) };
+    let (key, opener) = Key::of(client, name, protocol);
+    let backend = services.by_name.get(&(name, protocol)).and_then(|service| service.backends.first().copied());
+    let nat = Some(backend.filter(|_| dice.once_in(2)).unwrap_or_else(|| services::backend(dice)));
+    (key, Entry { verdict: Verdict::Translated, opener, nat, closed: false, by_host: false, ..entry(dice) })
 }
 
 fn entry(dice: &mut Dice) -> Entry {
@@ -295,6 +332,7 @@ fn entry(dice: &mut Dice) -> Entry {
         closed: dice.once_in(4),
         by_host: dice.once_in(8),
         current: dice.once_in(2),
+        nat: None,
     }
 }
 
@@ -335,12 +373,14 @@ impl Allow {
 // === impl Verdict ===
 
 impl Verdict {
-    fn in_map(self) -> FlowVerdict {
+    /// As the map has it.
+    pub fn in_map(self) -> FlowVerdict {
         match self {
             Self::Allowed => FlowVerdict::Allowed,
             Self::EgressDenied => FlowVerdict::EgressDenied,
             Self::IngressDenied => FlowVerdict::IngressDenied,
             Self::Unknown => FlowVerdict::Unknown,
+            Self::Translated => FlowVerdict::Translated,
         }
     }
 }

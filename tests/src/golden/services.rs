@@ -15,7 +15,7 @@ use margay_maps::{
 use super::{
     Case, Expect,
     expect::addressed,
-    packet::{IP, OVERHEAD, framed, udp, vxlan, with, with_options},
+    packet::{IP, OVERHEAD, crc32c, framed, udp, vxlan, with, with_options},
     world::{NEIGHBOUR, NEIGHBOUR_MAC, NODE, OTHER_NODE, OTHER_OVERLAY_MAC, OVERLAY_MAC, POD, POD_MAC, REMOTE, WORLD},
 };
 
@@ -255,14 +255,6 @@ fn between_nodes(mut packet: Vec<u8>) -> Vec<u8> {
     packet[..6].copy_from_slice(&OVERLAY_MAC.bytes);
     packet[6..12].copy_from_slice(&OTHER_OVERLAY_MAC.bytes);
     packet
-}
-
-/// CRC-32C (RFC 9260, appendix A), bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, byte: &u8| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 != 0 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
-    };
-    !bytes.iter().fold(u32::MAX, step)
 }
 
 /// An address with a port.

@@ -117,8 +117,13 @@ impl Ip {
         if self.dst != POD {
             return (Hook::FromWorkload, self.from_pod());
         }
+        (Hook::FromUplink, self.from_node())
+    }
+
+    /// The frame as the other node sends it.
+    pub fn from_node(&self) -> Vec<u8> {
         let inner = ethernet(OVERLAY_MAC, OTHER_OVERLAY_MAC, ETH_IPV4, &self.bytes());
-        (Hook::FromUplink, vxlan(OTHER_NODE, NODE, overlay::VNI, &inner))
+        vxlan(OTHER_NODE, NODE, overlay::VNI, &inner)
     }
 
     /// The frame as the pod sends it, whatever its source address says.

@@ -4,13 +4,19 @@
 //! In: a [`World`] and packets, one after the other. Out: a [`Fate`] for each. Never: code of the programs.
 
 mod parse;
+mod services;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use margay_maps::{FlowKey, Hook, overlay};
 
-use self::parse::{Frame, Ip, Transport};
-use super::world::World;
+use self::parse::{About, Frame, Ip, Transport};
+pub use self::services::Chosen;
+use super::{
+    mutate::GATEWAY,
+    readdress::{Change, Kind},
+    world::World,
+};
 use crate::golden::world::{NODE, OTHER_NODE, POD, REMOTE};
 
 /// One end of a flow.
@@ -40,6 +46,8 @@ pub enum Verdict {
     EgressDenied,
     IngressDenied,
     Unknown,
+    /// No flow, but the first step to one: from a Service's client to a backend.
+    Translated,
 }
 
 /// What is remembered of a flow.
@@ -51,8 +59,10 @@ pub struct Entry {
     /// A FIN or an RST has passed.
     pub closed: bool,
     pub by_host: bool,
-    /// The verdict holds under the policies in force.
+    /// The verdict, or the choice, holds under what is in force.
     pub current: bool,
+    /// The Service by which the opener knows the other end; of a choice, the backend.
+    pub nat: Option<End>,
 }
 
 /// What tells the fragments of one packet.
@@ -73,9 +83,18 @@ pub enum Fate {
     Pass,
     /// Left to others as it is; a redirection would be wrong.
     Leave,
+    /// Left as it is, or dropped.
+    DropOrLeave,
+    /// Its sender is told that nobody is there; what cannot be answered is dropped.
+    Reject,
     /// Not said: it is answered, not judged.
     Any,
+    /// The programs have done what they must never do.
+    Wrong(&'static str),
 }
+
+/// What must become of a packet, and what of its addresses if it passes.
+pub type Judged = (Fate, Option<Change>);
 
 /// The node.
 #[derive(Clone, Debug)]
@@ -94,6 +113,10 @@ struct Place {
     stateless: bool,
     error: bool,
     flags: u8,
+    /// It was for this Service, and has been led to a backend.
+    nat: Option<End>,
+    /// It is an ICMP error about this packet, of no flow that is allowed.
+    other: Option<About>,
 }
 
 /// Who brings a packet.
@@ -106,6 +129,22 @@ enum By {
 
 /// FIN and RST.
 const CLOSES: u8 = 0x05;
+
+// === impl End ===
+
+impl End {
+    fn of((ip, port): (Ipv4Addr, u16)) -> Self {
+        Self { ip, port }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    fn of(key: Key, half: u32) -> Self {
+        Self { key, half, opens: false, stateless: false, error: false, flags: 0, nat: None, other: None }
+    }
+}
 
 // === impl Key ===
 
@@ -129,7 +168,7 @@ impl Key {
     }
 
     /// Sender and receiver of a half.
-    fn ends(&self, half: u32) -> (End, End) {
+    pub fn ends(&self, half: u32) -> (End, End) {
         if half == 0 { (self.low, self.high) } else { (self.high, self.low) }
     }
 }
@@ -145,8 +184,16 @@ impl Model {
     /// What is remembered under another generation is judged again: everything, or what one of the pods has a part in.
     pub fn change(&mut self, world: &World) {
         let everything = self.world.generation != world.generation;
+        let services = self.world.services.generation != world.services.generation;
+        // Whom clients were led to the programs remember, and so does the model.
+        let affinities = std::mem::take(&mut self.world.services.affinities);
         self.world = world.clone();
+        self.world.services.affinities = affinities;
         for (key, entry) in &mut self.flows {
+            if entry.verdict == Verdict::Translated {
+                entry.current &= !services;
+                continue;
+            }
             let of_pod = [key.low, key.high].iter().any(|end| world.pods.contains_key(&end.ip));
             entry.current &= !everything && !of_pod;
         }
@@ -157,71 +204,89 @@ impl Model {
         self.flows.iter()
     }
 
-    /// The next packet.
-    pub fn judge(&mut self, hook: Hook, packet: &[u8]) -> Fate {
-        match hook {
-            Hook::FromWorkload => self.pod_sends(packet),
+    /// The next packet. `chosen`: what the programs have made of it.
+    pub fn judge(&mut self, hook: Hook, packet: &[u8], chosen: Chosen<'_>) -> Judged {
+        let (fate, change) = match hook {
+            Hook::FromWorkload => self.pod_sends(packet, chosen),
             Hook::FromUplink => self.machine_sends(packet),
             Hook::ToWorkload => self.stack_sends_to_pod(packet),
             Hook::ToOverlay => self.stack_sends_to_node(packet),
             // BPF_PROG_TEST_RUN gives no tunnel's data.
-            Hook::FromOverlay => Fate::Drop,
+            Hook::FromOverlay => (Fate::Drop, None),
+        };
+        let cut_short = change.is_some_and(|change| change.apply(packet, parse::start(hook)).is_none());
+        match (fate, change.map(|change| change.kind)) {
+            (Fate::Pass, Some(Kind::Answer)) if cut_short && matches!(hook, Hook::FromWorkload | Hook::FromUplink) => {
+                // Only what reaches the pod is readdressed.
+                (Fate::DropOrLeave, None)
+            }
+            (Fate::Pass, Some(_)) if cut_short => (Fate::Drop, None),
+            (Fate::Pass, _) => (fate, change),
+            _ => (fate, None),
         }
     }
 
-    fn pod_sends(&mut self, packet: &[u8]) -> Fate {
+    fn pod_sends(&mut self, packet: &[u8], chosen: Chosen<'_>) -> Judged {
         match parse::frame(packet) {
-            Frame::Arp => return Fate::Any,
-            Frame::Other => return Fate::Drop,
+            Frame::Arp => return (Fate::Any, None),
+            Frame::Other => return (Fate::Drop, None),
             Frame::Ipv4 => {}
         }
-        let Some((ip, place)) = self.read(packet, parse::start(Hook::FromWorkload)) else { return Fate::Drop };
+        let Some((ip, place)) = self.read(packet, parse::start(Hook::FromWorkload)) else { return (Fate::Drop, None) };
         let own = |ip| self.world.pods.get(&ip) == Some(&true);
-        let (src, dst) = place.key.ends(place.half);
-        if (place.error && !own(ip.src)) || !own(src.ip) || !forwardable(dst.ip) {
-            return Fate::Drop;
+        let (src, _) = place.key.ends(place.half);
+        if (place.error && !own(ip.src)) || !own(src.ip) {
+            return (Fate::Drop, None);
         }
-        let fate = self.follow(&place, By::Workload);
+        let place = match self.lead(&ip, place, chosen) {
+            Ok(place) => place,
+            Err(fate) => return (fate, None),
+        };
+        let (_, dst) = place.key.ends(place.half);
+        if !forwardable(dst.ip) {
+            return (Fate::Drop, None);
+        }
+        let (fate, change) = self.follow(&place, By::Workload);
         let to_node = !self.world.pods.contains_key(&dst.ip) && self.remote(dst.ip);
         // The flow is remembered, but there is no device yet.
-        if fate == Fate::Pass && to_node && !self.world.configured { Fate::Drop } else { fate }
+        if fate == Fate::Pass && to_node && !self.world.configured { (Fate::Drop, None) } else { (fate, change) }
     }
 
-    fn machine_sends(&mut self, packet: &[u8]) -> Fate {
+    fn machine_sends(&mut self, packet: &[u8]) -> Judged {
         if !self.world.configured || !self.world.own_decap {
-            return Fate::Leave;
+            return (Fate::Leave, None);
         }
-        let Some(sender) = parse::vxlan(packet) else { return Fate::Leave };
-        let Some(ip) = parse::ip(packet, parse::INNER) else { return Fate::Drop };
+        let Some(sender) = parse::vxlan(packet) else { return (Fate::Leave, None) };
+        let Some(ip) = parse::ip(packet, parse::INNER) else { return (Fate::Drop, None) };
         if ip.header != 20 || ip.ttl < 2 {
-            return Fate::Leave;
+            return (Fate::Leave, None);
         }
-        let Some((_, place)) = self.read(packet, parse::INNER) else { return Fate::Drop };
+        let Some((_, place)) = self.read(packet, parse::INNER) else { return (Fate::Drop, None) };
         if !(sender == OTHER_NODE && self.world.other_node) {
-            return Fate::Drop;
+            return (Fate::Drop, None);
         }
         self.follow(&place, By::Overlay)
     }
 
-    fn stack_sends_to_pod(&mut self, packet: &[u8]) -> Fate {
+    fn stack_sends_to_pod(&mut self, packet: &[u8]) -> Judged {
         match parse::frame(packet) {
-            Frame::Arp => return Fate::Leave,
-            Frame::Other => return Fate::Drop,
+            Frame::Arp => return (Fate::Leave, None),
+            Frame::Other => return (Fate::Drop, None),
             Frame::Ipv4 => {}
         }
-        let Some((_, place)) = self.read(packet, parse::PLAIN) else { return Fate::Drop };
+        let Some((_, place)) = self.read(packet, parse::PLAIN) else { return (Fate::Drop, None) };
         self.follow(&place, By::Host)
     }
 
-    fn stack_sends_to_node(&mut self, packet: &[u8]) -> Fate {
-        let Some(ip) = parse::ip(packet, parse::PLAIN) else { return Fate::Drop };
+    fn stack_sends_to_node(&mut self, packet: &[u8]) -> Judged {
+        let Some(ip) = parse::ip(packet, parse::PLAIN) else { return (Fate::Drop, None) };
         if !self.world.configured || parse::frame(packet) != Frame::Ipv4 || !self.remote(ip.dst) {
-            return Fate::Drop;
+            return (Fate::Drop, None);
         }
         if !self.world.pods.contains_key(&ip.src) {
-            return Fate::Pass;
+            return (Fate::Pass, None);
         }
-        let Some((_, place)) = self.read(packet, parse::PLAIN) else { return Fate::Drop };
+        let Some((_, place)) = self.read(packet, parse::PLAIN) else { return (Fate::Drop, None) };
         self.follow(&place, By::Host)
     }
 
@@ -232,7 +297,7 @@ impl Model {
         let place = |ports: (u16, u16)| {
             let (src, dst) = (End { ip: ip.src, port: ports.0 }, End { ip: ip.dst, port: ports.1 });
             let (key, half) = Key::of(src, dst, ip.protocol);
-            Place { key, half, opens: false, stateless: false, error: false, flags: 0 }
+            Place::of(key, half)
         };
         if ip.offset != 0 {
             let first = self.fragments.get(&id);
@@ -244,7 +309,7 @@ impl Model {
             Transport::None => ((0, 0), place((0, 0))),
             Transport::Error(about) => match self.about(&about) {
                 Some(error) => return Some((ip, error)),
-                None => ((0, 0), Place { stateless: true, ..place((0, 0)) }),
+                None => ((0, 0), Place { stateless: true, other: Some(about), ..place((0, 0)) }),
             },
             Transport::BadError => ((0, 0), Place { stateless: true, ..place((0, 0)) }),
         };
@@ -256,32 +321,39 @@ impl Model {
 
     /// The place of an ICMP error, if it is about an allowed flow: that of an answer.
     fn about(&self, about: &parse::About) -> Option<Place> {
-        let (src, dst) = (End { ip: about.src.0, port: about.src.1 }, End { ip: about.dst.0, port: about.dst.1 });
-        let (key, half) = Key::of(src, dst, about.protocol);
+        let (key, half) = Key::of(End::of(about.src), End::of(about.dst), about.protocol);
         let allowed = self.flows.get(&key).is_some_and(|entry| entry.verdict == Verdict::Allowed);
-        allowed.then_some(Place { key, half: 1 - half, opens: false, stateless: true, error: true, flags: 0 })
+        allowed.then_some(Place { stateless: true, error: true, ..Place::of(key, 1 - half) })
     }
 
-    fn follow(&mut self, place: &Place, by: By) -> Fate {
-        let Place { key, half, opens, stateless, error, flags } = *place;
+    fn follow(&mut self, place: &Place, by: By) -> Judged {
+        let Place { key, half, opens, stateless, error, flags, .. } = *place;
         let entry = self.flows.get(&key).copied();
         let denied = entry.filter(|entry| matches!(entry.verdict, Verdict::EgressDenied | Verdict::IngressDenied));
         if !stateless && by != By::Host && denied.is_some_and(|entry| entry.current && entry.opener == half) {
-            return Fate::Drop;
-        }
-        if let Some(fate) = self.way(place, by) {
-            return fate;
+            return (Fate::Drop, None);
         }
         let allowed = entry.filter(|entry| entry.verdict == Verdict::Allowed);
-        if error && allowed.is_some() {
-            return Fate::Pass;
-        }
         // An opening by the other end, or of what is closed, is a new flow.
         let others = allowed.is_some_and(|entry| entry.opener != half);
         let known = allowed.filter(|entry| !opens || (!others && !entry.closed));
+        let by_host = by == By::Host;
         let fresh =
-            Entry { verdict: Verdict::Unknown, opener: half, closed: false, by_host: by == By::Host, current: false };
+            Entry { verdict: Verdict::Unknown, opener: half, closed: false, by_host, current: false, nat: None };
         let mut now = known.unwrap_or(fresh);
+        if by_host && !others {
+            now.nat = allowed.and_then(|entry| entry.nat);
+        }
+        if by == By::Workload && now.opener == half {
+            now.nat = place.nat;
+        }
+        if let Some(fate) = self.way(place, by, now.nat) {
+            return (fate, None);
+        }
+        let change = place.change(now.opener, now.nat);
+        if error && allowed.is_some() {
+            return (Fate::Pass, change);
+        }
         if !now.current {
             now = Entry { verdict: self.verdict(&key, &now), current: true, ..now };
         }
@@ -290,21 +362,23 @@ impl Model {
         if !stateless && (passes || !others) {
             self.flows.insert(key, now);
         }
-        if passes { Fate::Pass } else { Fate::Drop }
+        if passes { (Fate::Pass, change) } else { (Fate::Drop, None) }
     }
 
     /// Why there is no way, if there is none.
-    fn way(&self, place: &Place, by: By) -> Option<Fate> {
-        let (_, dst) = place.key.ends(place.half);
-        let here = self.world.pods.contains_key(&dst.ip);
+    fn way(&self, place: &Place, by: By, nat: Option<End>) -> Option<Fate> {
+        let (src, dst) = place.key.ends(place.half);
+        // What answers a pod that has reached itself goes back to itself.
+        let to = if is_hairpin(dst, nat) { src } else { dst };
+        let here = self.world.pods.contains_key(&to.ip);
         match by {
             By::Host => None,
             _ if here => None,
             By::Overlay => Some(Fate::Leave),
             By::Workload => {
-                let host = dst.ip == NODE && self.world.host;
-                let own_block = dst.ip.octets()[..3] == POD.octets()[..3];
-                let other_pod = self.remote(dst.ip) && dst.ip != OTHER_NODE;
+                let host = to.ip == NODE && self.world.host;
+                let own_block = to.ip.octets()[..3] == POD.octets()[..3];
+                let other_pod = self.remote(to.ip) && to.ip != OTHER_NODE;
                 let forges = place.key.protocol == 17 && !place.error && dst.port == overlay::PORT;
                 ((own_block && !host) || (!other_pod && forges)).then_some(Fate::Drop)
             }
@@ -319,6 +393,7 @@ impl Model {
     /// What policies say, in the direction in which the flow was opened.
     fn verdict(&self, key: &Key, entry: &Entry) -> Verdict {
         let (from, to) = key.ends(entry.opener);
+        let from = if is_hairpin(from, entry.nat) { to } else { from };
         let lets = |rules: Option<&Vec<super::world::Allow>>, other: Ipv4Addr| {
             let identity = self.world.identities.get(&other).copied().unwrap_or_default();
             rules.is_none_or(|rules| rules.iter().any(|rule| rule.matches(identity, key.protocol, to.port)))
@@ -335,6 +410,11 @@ impl Model {
             Verdict::Allowed
         }
     }
+}
+
+/// Whether this end is a pod that has reached itself through a Service, by the name that it has then.
+fn is_hairpin(end: End, nat: Option<End>) -> bool {
+    end.ip == GATEWAY && nat.is_some()
 }
 
 /// Whether a router may forward to it (RFC 1812, section 5.3.7).
