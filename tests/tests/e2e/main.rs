@@ -19,6 +19,7 @@ mod pods;
 mod policies;
 mod reachability;
 mod repair;
+mod service_changes;
 mod services;
 mod spoofing;
 mod uninstall;
