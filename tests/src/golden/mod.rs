@@ -5,6 +5,7 @@
 //! each of the [`conversations`] under policies. Never: an attached program.
 
 mod cases;
+mod choices;
 mod conversations;
 mod events;
 mod expect;
@@ -71,8 +72,14 @@ const REDIRECT: i32 = 7;
 /// The maps cannot be written or read.
 pub fn run(datapath: &mut Datapath) -> Result<Vec<CaseResult>> {
     world::fill(&datapath.maps, datapath.features()).context("filling the maps")?;
-    services::fill(&datapath.maps).context("filling the maps of Services")?;
     let mut results = Vec::new();
+    let error = choices::check(datapath).err();
+    results.push(CaseResult {
+        name: "backends are chosen by chance, and kept in time",
+        hook: Hook::FromWorkload,
+        error,
+    });
+    services::fill(&datapath.maps).context("filling the maps of Services")?;
     let mut listener = Listener::new(datapath)?;
     for case in cases() {
         let error = run_case(datapath, &mut listener, &case).err();
