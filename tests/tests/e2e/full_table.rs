@@ -1,6 +1,7 @@
 //! A flow table without room: it opens nothing and ends nothing, whether it is simply full or somebody keeps filling it.
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread::{scope, sleep},
@@ -19,7 +20,7 @@ use margay_lab::{
     wiring::DEVICE,
 };
 use margay_maps::{
-    Addr, Flow, FlowKey, FlowVerdict, Half, Mac,
+    Addr, DropReason, Flow, FlowKey, FlowVerdict, Half, Mac,
     layout::MAX_FLOWS,
     protocol::{
         TCP,
@@ -46,6 +47,17 @@ kind: NetworkPolicy
 metadata: {name: servers, namespace: default}
 spec: {podSelector: {matchLabels: {role: server}}}
 ";
+/// A Service's port, and the address that it has.
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10]
+  ports: [{port: 9, protocol: TCP, targetPort: 9}]
+";
 /// How long a stream may be silent while the machine's processors are busy with a flood.
 const HICCUP: Duration = Duration::from_secs(2);
 /// How long the flood goes on: past the first look at the table that finds it full, and several after it.
@@ -59,6 +71,20 @@ fn servers_and_clients(name: &str) -> LabBuilder {
     let lab = Lab::builder(name).node("a").node("b").file("servers.yaml", SERVERS);
     let lab = lab.pod("x").label("role", "client").on("a").pod("stranger").on("a");
     lab.pod("near").label("role", "server").on("a").pod("far").label("role", "server").on("b")
+}
+
+/// The Service's one endpoint, on node a.
+fn endpoints(address: Ipv4Addr) -> String {
+    format!(
+        "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{port: 9, protocol: TCP}}]
+endpoints: [{{addresses: [{address}], nodeName: a, conditions: {{ready: true}}}}]
+"
+    )
 }
 
 /// What holds with and without room in the table: clients reach servers, strangers do not.
@@ -170,6 +196,25 @@ fn a_full_table_opens_nothing_and_ends_nothing() {
             let unrecorded = Streams::start(lab)?;
             sleep(Duration::from_millis(500));
             unrecorded.stop().context("opened while the table was full")
+        })
+    });
+}
+
+#[test]
+fn a_full_table_refuses_connections_to_services() {
+    servers_and_clients("full_table_service").file("service.yaml", SERVICE).test(|lab| {
+        let (x, near) = (lab.pod("x")?, lab.pod("near")?);
+        fs::write(lab.manifests().join("endpoints.yaml"), endpoints(near.address))?;
+        let service = Place { address: CLUSTER_IP, ..near };
+        eventually("the Service answers", IN_FORCE, || {
+            ensure!(!lab.maps("a")?.services.entries()?.is_empty(), "it is not in force");
+            ensure!(opens_tcp(&x, &service)?, "it does not");
+            Ok(())
+        })?;
+        while_full(lab, || {
+            ensure!(!opens_tcp(&x, &service)?, "nothing could translate the answer, and yet there was one");
+            ensure!(lab.dropped("a", DropReason::FlowTableFull)? > 0, "not counted");
+            Ok(())
         })
     });
 }

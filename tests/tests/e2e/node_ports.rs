@@ -11,8 +11,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use margay_lab::{Lab, LabBuilder, Place, agent::text_of, observe::eventually};
-use margay_maps::DropReason;
+use margay_lab::{
+    Lab, LabBuilder, Place,
+    agent::text_of,
+    netlink::Netlink,
+    observe::eventually,
+    probe::{Capture, packet, send_frame},
+    wiring::DEVICE,
+};
+use margay_loader::names::overlay_mac;
+use margay_maps::{DropReason, overlay};
 
 /// After how long silence is silence.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -168,6 +176,40 @@ fn one_socket_asks_by_a_node_port_and_directly() {
                 );
                 ensure!(ask(&datagrams(&client, port, (pod.address, PORT))?)? == expected, "{name}, directly");
             }
+        }
+        Ok(())
+    });
+}
+
+/// Sends VXLAN from node a's wire to node b, with a datagram between these two inside.
+fn send_vxlan(lab: &Lab, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), mark: &[u8]) -> Result<()> {
+    let (a, b) = (lab.node("a")?, lab.node("b")?);
+    let inner = packet::Ipv4::new(from.0, to.0, packet::UDP, &packet::udp(from.1, to.1, mark)).bytes();
+    let inner = packet::ethernet(overlay_mac("b"), overlay_mac("a"), packet::ETH_IPV4, &inner);
+    let outer = packet::udp(50_000, overlay::PORT, &packet::vxlan(overlay::VNI, &inner));
+    let ip = packet::Ipv4::new(a.address, b.address, packet::UDP, &outer).bytes();
+    let (from, at) = (Netlink::open(&a.namespace)?.mac(DEVICE)?, Netlink::open(&b.namespace)?.mac(DEVICE)?);
+    send_frame(&a.namespace, DEVICE, &packet::ethernet(at, from, packet::ETH_IPV4, &ip))
+}
+
+#[test]
+fn a_node_passes_on_answers_alone() {
+    lab("node_ports_relay").test(|lab| {
+        let (client, far, b) = (lab.pod("client")?, lab.pod("far")?, lab.node("b")?);
+        set_up_proxy(lab)?;
+        serve(&far)?;
+        let port = 41_000;
+        ensure!(ask(&datagrams(&client, port, (b.address, LEADS[2].0))?)?.is_some(), "no answer by the node port");
+        // The asker's own direction, and another flow's answer: neither has been translated by b's stack.
+        let mark = b"forged by a test of margay";
+        for (name, from, to) in [
+            ("far", (client.address, port), (far.address, PORT)),
+            ("client", (far.address, PORT), (client.address, port + 1)),
+        ] {
+            let mut seen = Capture::start(&lab.pod(name)?.namespace, DEVICE)?;
+            lab.drops_with("b", DropReason::NotForThisNode, || send_vxlan(lab, from, to, mark))?;
+            let seen = seen.wait_for(SILENCE, |frame| frame.windows(mark.len()).any(|w| w == mark))?;
+            ensure!(seen.is_none(), "b has passed it on to {name}");
         }
         Ok(())
     });
