@@ -33,6 +33,16 @@ pub struct Outer {
     pub inner_eth: EthHdr,
 }
 
+/// The same, with the header of the packet inside.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+pub struct Encapsulated {
+    /// All that stands before.
+    pub outer: Outer,
+    /// The inner IPv4 header.
+    pub inner: Ipv4Hdr,
+}
+
 /// VXLAN's header (RFC 7348, section 5): two words in network byte order, each of 24 bits and 8.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
@@ -113,7 +123,6 @@ pub fn send(packet: &mut Packet, ip: &Ipv4, to: &Half, config: &Config) -> Resul
     }
     let hash = packet.hash();
     let id = identification(to.packets, hash);
-    Ipv4::decrement_ttl(packet, EthHdr::LEN)?;
     packet.grow(OVERHEAD, config.features.has(Features::ENCAP_L2_ETH))?;
     write(packet, &outer_ip(packet, ip.tos, id, to, config), hash, to, config)?;
     Ok(Verdict::redirect(Outcome::Encapsulated, hand_over(to)))
@@ -163,12 +172,14 @@ fn outer_ip(packet: &Packet, tos: u8, id: u16, to: &Half, config: &Config) -> Ip
     ip
 }
 
-/// Writes the whole header into the room that has been made for it.
+/// Writes the whole header into the room that has been made for it, and takes the step that every router takes on the packet inside.
 #[inline(always)]
 fn write(packet: &mut Packet, ip: &Ipv4Hdr, hash: u32, to: &Half, config: &Config) -> Result<(), DropReason> {
     let port = FIRST_PORT | (hash ^ (hash >> 16)) as u16;
     let udp_len = u16::from_be_bytes(ip.tot_len).wrapping_sub(Ipv4Hdr::LEN as u16);
-    let Some(outer) = packet.at_mut::<Outer>(0) else { return Err(DropReason::RewriteFailed) };
+    let Some(packet) = packet.at_mut::<Encapsulated>(0) else { return Err(DropReason::RewriteFailed) };
+    Ipv4::step(&mut packet.inner);
+    let outer = &mut packet.outer;
     // The neighbour's and the device's MAC are filled in by the kernel.
     outer.eth.ether_type = ETHER_IPV4;
     outer.ip = *ip;

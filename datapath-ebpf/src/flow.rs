@@ -67,14 +67,13 @@ enum Found {
     Nothing,
 }
 
-/// What the slow path answers: the flow is in the table.
-const STORED: u32 = 0;
-/// The packet may pass, but its flow is only in the scratch area.
-const NOT_STORED: u32 = 1;
+/// What the slow path's functions answer: nothing stands against the packet. After [`open_flow`] its flow is in the scratch area, and
+/// in the table if there is room and it leaves a trace at all.
+const FINE: u32 = 0;
 /// See [`Refusal::NotForPods`].
-const NOT_FOR_PODS: u32 = 2;
+const NOT_FOR_PODS: u32 = 1;
 /// From here on a [`DropReason`].
-const DROP: u32 = 3;
+const DROP: u32 = 2;
 
 // === impl Arrival ===
 
@@ -169,14 +168,16 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
     if tuple.has(Tuple::STATELESS) {
         return Found::Nothing;
     }
-    let Some(flow) = FLOWS.get_ptr_mut(&tuple.key) else { return Found::Nothing };
+    let Some(flow) = FLOWS.get_ptr_mut(&tuple.key) else {
+        tuple.flags |= Tuple::ABSENT;
+        return Found::Nothing;
+    };
     // SAFETY: the pointer is an element of the map, valid for the whole run of the program. Others may write to
     // it; each field is read once, and the module's comment says what may change.
     let flow: &'static mut Flow = unsafe { &mut *flow };
-    let is_opener = flow.opener == tuple.half;
     let verdict = flow.verdict;
     if verdict == FlowVerdict::Translated {
-        if !is_opener {
+        if flow.opener != tuple.half {
             return Found::Nothing;
         }
         count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
@@ -185,27 +186,34 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
     if !is_current(flow) {
         return Found::Nothing;
     }
-    if verdict == FlowVerdict::Allowed {
-        let again = tuple.has(Tuple::OPENS) && (!is_opener || is_closed(flow));
-        // Its opener may know the other end by a Service's address, or have known it so before.
-        let renamed = matches!(arrival, Arrival::Workload(_)) && is_opener && !is_known_as(flow, tuple);
-        let (nat, nat_port_be) = (flow.nat.v4(), flow.nat_port_be);
-        let half = half_mut(flow, tuple.half);
-        let same_way = half.way != Way::Unknown
-            && half.ifindex_in == arrival.ifindex_in()
-            && (!arrival.is_overlay() || same(half.node.v4(), tuple.sender));
-        if !again && !renamed && (same_way || arrival.is_from_stack()) {
-            if !is_opener && !same(nat, [0; 4]) {
-                tuple.come_from(nat, nat_port_be);
-            }
-            count(half, bytes, tuple.tcp_flags as u8);
-            return Found::Half(half);
+    let is_opener = flow.opener == tuple.half;
+    if verdict != FlowVerdict::Allowed {
+        if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
+            count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
+            return Found::Denied(verdict);
         }
-    } else if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
-        count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
-        return Found::Denied(verdict);
+        return Found::Nothing;
     }
-    Found::Nothing
+    if tuple.has(Tuple::OPENS) && (!is_opener || is_closed(flow)) {
+        return Found::Nothing;
+    }
+    // It may know the other end by a Service's address, or have known it so before.
+    if is_opener && matches!(arrival, Arrival::Workload(_)) && !is_known_as(flow, tuple) {
+        return Found::Nothing;
+    }
+    let (nat, nat_port_be) = (flow.nat.v4(), flow.nat_port_be);
+    let half = half_mut(flow, tuple.half);
+    let is_on_its_way = half.way != Way::Unknown
+        && half.ifindex_in == arrival.ifindex_in()
+        && (!arrival.is_overlay() || same(half.node.v4(), tuple.sender));
+    if !is_on_its_way && !arrival.is_from_stack() {
+        return Found::Nothing;
+    }
+    if !is_opener && !same(nat, [0; 4]) {
+        tuple.come_from(nat, nat_port_be);
+    }
+    count(half, bytes, tuple.tcp_flags as u8);
+    Found::Half(half)
 }
 
 /// The slow path: the first packet of a flow, or of a generation of it.
@@ -215,22 +223,18 @@ fn follow_new(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'stati
     if arrival.is_overlay() && !is_node(&Addr::from_v4(tuple.sender)) {
         return Err(Refusal::Drop(DropReason::UnknownNode));
     }
-    let flow = match open_flow(arrival.code()) {
-        STORED => FLOWS.get_ptr_mut(&tuple.key),
-        NOT_STORED => SCRATCH.get_ptr_mut(0),
+    match open_flow(arrival.code(), bytes) {
+        FINE => {}
         NOT_FOR_PODS => return Err(Refusal::NotForPods),
         refused => return Err(Refusal::Drop(reason(refused))),
-    };
-    // An entry that was deleted in this very moment: the next packet of the flow opens it again.
-    let Some(flow) = flow else { return Err(Refusal::Drop(DropReason::RewriteFailed)) };
-    // SAFETY: as in `look_up`; or this CPU's own element, and programs of one CPU do not run within each other at these hooks.
-    let flow = unsafe { &mut *flow };
+    }
+    let Some(flow) = SCRATCH.get_ptr(0) else { return Err(Refusal::Drop(DropReason::NotConfigured)) };
+    // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
+    let flow: &'static Flow = unsafe { &*flow };
     if flow.opener != tuple.half && !same(flow.nat.v4(), [0; 4]) {
         tuple.come_from(flow.nat.v4(), flow.nat_port_be);
     }
-    let half = half_mut(flow, tuple.half);
-    count(half, bytes, tuple.tcp_flags as u8);
-    Ok(half)
+    Ok(if tuple.half == 0 { &flow.halves[0] } else { &flow.halves[1] })
 }
 
 /// The reason in an answer of the slow path, which gives none but these.
@@ -257,16 +261,15 @@ fn reason(answer: u32) -> DropReason {
     }
 }
 
-/// The first packet of a flow, or of a generation, or from elsewhere than before: the one in [`TUPLE`].
+/// The first packet of a flow, or of a generation, or from elsewhere than before: the one in [`TUPLE`], of so many bytes.
 ///
 /// A function of its own for the verifier (`extern "C"`, with numbers for arguments): it is verified once, and not once for every
 /// state that a program can reach it in.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn open_flow(arrival: u32) -> u32 {
-    match try_open(Arrival::from_code(arrival)) {
-        Ok(true) => STORED,
-        Ok(false) => NOT_STORED,
+pub extern "C" fn open_flow(arrival: u32, bytes: u32) -> u32 {
+    match try_open(Arrival::from_code(arrival), bytes) {
+        Ok(()) => FINE,
         Err(refusal) => code(refusal),
     }
 }
@@ -281,21 +284,21 @@ fn code(refusal: Refusal) -> u32 {
     }
 }
 
-/// Whether the flow, if it is allowed, is in the table.
 #[inline(always)]
-fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
+fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     let (Some(tuple), Some(scratch)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else {
         return Err(Refusal::Drop(DropReason::NotConfigured));
     };
     // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
     let (tuple, new) = unsafe { (&*tuple, &mut *scratch) };
     clear(new);
-    // SAFETY: as in `follow`.
-    let known = FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
+    // SAFETY: as in `look_up`.
+    let known = || FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
+    let known = if tuple.has(Tuple::ABSENT) { None } else { known() };
     let allowed = known.filter(|flow| flow.verdict == FlowVerdict::Allowed);
 
     match check_ends(arrival.code()) {
-        STORED => {}
+        FINE => {}
         refused => return Err(Refusal::Drop(reason(refused))),
     }
     new.generation = config().map_or(0, |config| config.generation);
@@ -329,26 +332,29 @@ fn try_open(arrival: Arrival) -> Result<bool, Refusal> {
     come_in(new, tuple, arrival);
     if !arrival.is_from_stack() {
         match find_flow_way(arrival.code(), via_stack as u32) {
-            STORED => {}
+            FINE => {}
             NOT_FOR_PODS => return Err(Refusal::NotForPods),
             refused => return Err(Refusal::Drop(reason(refused))),
         }
     }
     if tuple.is_error() && allowed.is_some() {
-        return Ok(false);
+        return Ok(());
     }
     if !judged {
         judge_flow();
     }
-    let stored = store(tuple, new, others)?;
+    if new.verdict == FlowVerdict::Allowed {
+        count(half_mut(new, tuple.half), bytes, tuple.tcp_flags as u8);
+    }
+    store(tuple, new, others)?;
     if is_new && !tuple.has(Tuple::STATELESS) {
         events::opened();
     }
-    Ok(stored)
+    Ok(())
 }
 
 /// Whether the packet in [`TUPLE`] may come from where it says, and go where it wants to, as far as that is plain without more ado.
-/// [`STORED`], or a refusal. A function of its own, as [`open_flow`] is.
+/// [`FINE`], or a refusal. A function of its own, as [`open_flow`] is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn check_ends(arrival: u32) -> u32 {
@@ -364,7 +370,7 @@ pub extern "C" fn check_ends(arrival: u32) -> u32 {
         Arrival::Workload(_) if !is_forwardable(dst) => DROP + DropReason::NotUnicast as u32,
         // A pod whose programs are still to be attached sends by the host's stack; no policies of its own are known here.
         Arrival::Stack if is_nobodys(src) => DROP + DropReason::NoEndpoint as u32,
-        _ => STORED,
+        _ => FINE,
     }
 }
 
@@ -381,7 +387,7 @@ pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
     let arrival = Arrival::from_code(arrival);
     if let Some(sender) = way_back(new, tuple, dst, arrival) {
         lead_to_node(half_mut(new, tuple.half), sender);
-        return STORED;
+        return FINE;
     }
     let via_stack = via_stack != 0;
     // The host's stack led the opener's packets on to a third node, and is to see what comes back; it never sends theirs in a circle.
@@ -389,12 +395,12 @@ pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
     // What answers a pod that has reached itself goes back to itself.
     let (from, to) = (if is_hairpin(new, src) { dst } else { src }, if is_hairpin(new, dst) { src } else { dst });
     match find_way(half_mut(new, tuple.half), tuple, to, arrival, via_stack) {
-        Err(Refusal::Drop(DropReason::NotForThisNode)) if to_stack => STORED,
+        Err(Refusal::Drop(DropReason::NotForThisNode)) if to_stack => FINE,
         Ok(()) => {
             if !via_stack && !tuple.has(Tuple::STATELESS) {
                 expect_answer(new, tuple.half, from, arrival);
             }
-            STORED
+            FINE
         }
         Err(refusal) => code(refusal),
     }
@@ -461,14 +467,14 @@ fn keep(new: &mut Flow, known: &Flow) -> bool {
 /// Writes the flow down, unless it is one that leaves no trace. `others`: there is an allowed flow that the other end
 /// opened, which a denial of this one must not end.
 #[inline(always)]
-fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<bool, Refusal> {
+fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<(), Refusal> {
     let allowed = new.verdict == FlowVerdict::Allowed;
     // A full table refuses: then this packet passes on its verdict alone, and nothing is remembered.
     let stored = !tuple.has(Tuple::STATELESS) && (allowed || !others) && FLOWS.insert(&tuple.key, new, 0).is_ok();
     if allowed && !stored && !tuple.is_error() && !same(new.nat.v4(), [0; 4]) {
         return Err(Refusal::Drop(DropReason::FlowTableFull));
     }
-    if allowed { Ok(stored) } else { Err(Refusal::Drop(denial(new.verdict))) }
+    if allowed { Ok(()) } else { Err(Refusal::Drop(denial(new.verdict))) }
 }
 
 /// The node to which answers to a pod go back, if it is not the pod's own: the one that has sent the question, whose stack
@@ -615,11 +621,9 @@ pub(crate) fn ends(tuple: &Tuple, half: u32) -> (&Addr, &Addr) {
 /// Whether nothing has changed since the entry was written.
 #[inline(always)]
 fn is_current(flow: &Flow) -> bool {
-    let [low, high] = flow.slots;
-    let [low_generation, high_generation] = flow.slot_generations;
     config().is_some_and(|config| config.generation == flow.generation)
-        && enforcement(low).is_some_and(|now| now.generation == low_generation)
-        && enforcement(high).is_some_and(|now| now.generation == high_generation)
+        && enforcement(flow.slots[0]).is_some_and(|now| now.generation == flow.slot_generations[0])
+        && enforcement(flow.slots[1]).is_some_and(|now| now.generation == flow.slot_generations[1])
 }
 
 /// Whether nothing has changed about Services since the backend was chosen.

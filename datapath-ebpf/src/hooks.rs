@@ -11,7 +11,8 @@ use crate::{
     count::{Verdict, finish},
     encap::{self, ECN_CE, OVERHEAD, Outer},
     flow::{Arrival, Refusal, follow},
-    ipv4::{ETHER_IPV4, Ipv4, Payload, ethernet},
+    head::{self, Headers},
+    ipv4::{ETHER_IPV4, Frame, Ipv4},
     lookup::{config, endpoint, is_node, is_own, route},
     packet::{Packet, put_mac},
     reject,
@@ -33,12 +34,10 @@ pub fn from_workload(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn try_from_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
-    if ethernet(packet)? == Payload::Arp {
-        return arp::from_workload(packet);
-    }
+    let Some(headers) = head::read(packet)? else { return arp::from_workload(packet) };
     let ifindex = packet.ifindex();
-    let ip = Ipv4::parse(packet, IP)?;
-    let tuple = Tuple::read(packet, &ip, IP)?;
+    let tuple = Tuple::read(packet, &headers, IP)?;
+    let ip = headers.ip;
     if tuple.is_error() && !is_own(&Addr::from_v4(ip.src), ifindex) {
         return Err(DropReason::SpoofedSource);
     }
@@ -79,21 +78,21 @@ fn deliver(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Re
     if !ip.is_plain() {
         return Ok(Verdict::PASS);
     }
-    Ipv4::decrement_ttl(packet, IP)?;
     put_into_pod(packet, ip, half, tuple)
 }
 
-/// Addresses the frame to the pod and hands it over. An answer to a Service's client comes from the Service from here on; before,
+/// Takes the step that every router takes, addresses the frame to the pod and hands it over. An answer to a Service's client comes from the Service from here on; before,
 /// the host's stack might have had to do with it, which knows the backend alone.
 #[inline(always)]
 fn put_into_pod(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Result<Verdict, DropReason> {
     if tuple.has(Tuple::FROM_SERVICE) {
         rewrite(packet, tuple, ip, IP)?;
     }
-    let Some(eth) = packet.at_mut::<EthHdr>(0) else { return Err(DropReason::RewriteFailed) };
-    put_mac(&mut eth.dst_addr, &half.mac);
-    put_mac(&mut eth.src_addr, &Mac::GATEWAY);
-    eth.ether_type = ETHER_IPV4;
+    let Some(frame) = packet.at_mut::<Frame>(0) else { return Err(DropReason::RewriteFailed) };
+    Ipv4::step(&mut frame.ip);
+    put_mac(&mut frame.eth.dst_addr, &half.mac);
+    put_mac(&mut frame.eth.src_addr, &Mac::GATEWAY);
+    frame.eth.ether_type = ETHER_IPV4;
     // SAFETY: a plain call.
     Ok(Verdict::redirect(Outcome::Delivered, unsafe { bpf_redirect_peer(half.ifindex, 0) }))
 }
@@ -125,15 +124,13 @@ pub fn to_workload(ctx: TcContext) -> i32 {
 /// Nothing that the host's stack forwards is let through here unjudged: it may come from anywhere.
 #[inline(always)]
 fn try_to_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
-    if ethernet(packet)? == Payload::Arp {
-        return Ok(Verdict::PASS);
-    }
-    let ip = Ipv4::parse(packet, IP)?;
+    let Some(headers) = head::read(packet)? else { return Ok(Verdict::PASS) };
+    let ip = headers.ip;
     let arrival = arrival_from_stack(packet);
     if arrival == Arrival::Stack && !is_own(&Addr::from_v4(ip.dst), packet.ifindex()) {
         return Err(DropReason::NoEndpoint);
     }
-    follow_from_stack(packet, &ip, arrival)
+    follow_from_stack(packet, &headers, arrival)
 }
 
 /// Who gave the packet to the host's stack.
@@ -143,12 +140,12 @@ fn arrival_from_stack(packet: &Packet) -> Arrival {
 }
 
 #[inline(always)]
-fn follow_from_stack(packet: &mut Packet, ip: &Ipv4, arrival: Arrival) -> Result<Verdict, DropReason> {
-    let tuple = Tuple::read(packet, ip, IP)?;
+fn follow_from_stack(packet: &mut Packet, headers: &Headers, arrival: Arrival) -> Result<Verdict, DropReason> {
+    let tuple = Tuple::read(packet, headers, IP)?;
     match follow(tuple, arrival, packet.bytes()) {
         Ok(_half) => {
             if tuple.has(Tuple::FROM_SERVICE) {
-                rewrite(packet, tuple, ip, IP)?;
+                rewrite(packet, tuple, &headers.ip, IP)?;
             }
             Ok(Verdict::PASS)
         }
@@ -173,16 +170,14 @@ fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     }
     let remote = Addr::from_v4(sender.to_be_bytes());
     believe(&remote)?;
-    if ethernet(packet)? == Payload::Arp {
-        return Ok(Verdict::PASS);
-    }
-    let ip = Ipv4::parse(packet, IP)?;
+    let Some(headers) = head::read(packet)? else { return Ok(Verdict::PASS) };
+    let ip = headers.ip;
     match endpoint(&Addr::from_v4(ip.dst)) {
         // For the node itself: not ours to judge.
         Some(local) if local.kind == EndpointKind::Host => return Ok(Verdict::PASS),
         _ => {}
     }
-    let tuple = Tuple::read(packet, &ip, IP)?;
+    let tuple = Tuple::read(packet, &headers, IP)?;
     tuple.sender = remote.v4();
     match follow(tuple, Arrival::Overlay, packet.bytes()) {
         Ok(half) => go(packet, &ip, half, tuple),
@@ -207,11 +202,9 @@ pub fn to_overlay(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
-    if ethernet(packet)? == Payload::Arp {
-        // The device has no use for it: every neighbour is reached by the route alone.
-        return Err(DropReason::NoRemoteNode);
-    }
-    let ip = Ipv4::parse(packet, IP)?;
+    // The device has no use for ARP: every neighbour is reached by the route alone.
+    let Some(headers) = head::read(packet)? else { return Err(DropReason::NoRemoteNode) };
+    let ip = headers.ip;
     let to = match route(&Addr::from_v4(ip.dst)) {
         Some(to) if to.kind == RouteKind::Remote => to,
         _ => return Err(DropReason::NoRemoteNode),
@@ -221,12 +214,12 @@ fn try_to_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let (src, arrival) = (Addr::from_v4(ip.src), arrival_from_stack(packet));
     match endpoint(&src) {
         Some(local) if local.kind == EndpointKind::Workload => {
-            follow_from_stack(packet, &ip, arrival)?;
+            follow_from_stack(packet, &headers, arrival)?;
         }
         None if arrival == Arrival::Stack => match route(&src) {
             Some(from) if from.kind == RouteKind::Local => return Err(DropReason::NoEndpoint),
             Some(_) => {
-                follow_from_stack(packet, &ip, arrival)?;
+                follow_from_stack(packet, &headers, arrival)?;
             }
             None => {}
         },
@@ -257,14 +250,14 @@ fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
     if !config.features.has(Features::OWN_DECAP) || !outer.is_plain {
         return Ok(Verdict::PASS);
     }
-    const INNER: usize = IP + OVERHEAD as usize;
-    let ip = Ipv4::parse(packet, INNER)?;
+    let headers = head::read_inner(packet, OVERHEAD as usize)?;
+    let ip = headers.ip;
     // What is for the node itself, is no plain packet or has nobody here goes the long way: the overlay device takes
     // the header off, `from_overlay` judges sender and packet, the host's stack answers.
     if !ip.is_plain() || packet.is_strung(ip.proto) {
         return Ok(Verdict::PASS);
     }
-    let tuple = Tuple::read(packet, &ip, INNER)?;
+    let tuple = Tuple::read(packet, &headers, IP + OVERHEAD as usize)?;
     tuple.sender = outer.sender;
     let half = match follow(tuple, Arrival::OverlayForPods, packet.bytes() - OVERHEAD) {
         Ok(half) => half,
@@ -273,7 +266,6 @@ fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
     if half.way != Way::Pod {
         return Ok(Verdict::PASS);
     }
-    Ipv4::decrement_ttl(packet, INNER)?;
     packet.shrink(OVERHEAD)?;
     put_into_pod(packet, &ip, half, tuple)
 }

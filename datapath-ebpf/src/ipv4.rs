@@ -43,38 +43,62 @@ pub struct Ipv4 {
     pub id_be: [u8; 2],
 }
 
+/// The headers of a frame that carries IPv4.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+pub struct Frame {
+    /// Ethernet.
+    pub eth: EthHdr,
+    /// IPv4.
+    pub ip: Ipv4Hdr,
+}
+
 // === impl Ipv4 ===
 
 impl Ipv4 {
+    /// What the header says.
+    #[inline(always)]
+    pub fn of(header: &Ipv4Hdr) -> Self {
+        Self {
+            src: header.src_addr,
+            dst: header.dst_addr,
+            header_len: ((header.vihl & 0x0f) as u32) * 4,
+            total_len: u16::from_be_bytes(header.tot_len) as u32,
+            ttl: header.ttl,
+            proto: header.proto,
+            tos: header.tos,
+            frags: u16::from_be_bytes(header.frags),
+            id_be: header.id,
+        }
+    }
+
     /// Reads and checks the header at `offset`.
     #[inline(always)]
     pub fn parse(packet: &mut Packet, offset: usize) -> Result<Self, DropReason> {
-        let gso = packet.gso_size() != 0;
-        let present = packet.bytes() - offset as u32;
         if !packet.pull(offset + Ipv4Hdr::LEN) {
             return Err(DropReason::TruncatedIp);
         }
-        let Some(ip) = packet.at::<Ipv4Hdr>(offset) else { return Err(DropReason::TruncatedIp) };
-        let parsed = Self {
-            src: ip.src_addr,
-            dst: ip.dst_addr,
-            header_len: ((ip.vihl & 0x0f) as u32) * 4,
-            total_len: u16::from_be_bytes(ip.tot_len) as u32,
-            ttl: ip.ttl,
-            proto: ip.proto,
-            tos: ip.tos,
-            frags: u16::from_be_bytes(ip.frags),
-            id_be: ip.id,
-        };
-        let header_len = parsed.header_len;
-        if ip.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN as u32 || parsed.total_len < header_len {
+        let Some(header) = packet.at::<Ipv4Hdr>(offset) else { return Err(DropReason::TruncatedIp) };
+        let parsed = Self::of(header);
+        if header.vihl >> 4 != 4 {
             return Err(DropReason::MalformedIp);
         }
+        parsed.check(packet, offset)?;
+        Ok(parsed)
+    }
+
+    /// Whether the lengths hold together, and with the packet's own.
+    #[inline(always)]
+    pub fn check(&self, packet: &Packet, offset: usize) -> Result<(), DropReason> {
+        if self.header_len < Ipv4Hdr::LEN as u32 || self.total_len < self.header_len {
+            return Err(DropReason::MalformedIp);
+        }
+        let present = packet.bytes() - offset as u32;
         // A packet that is yet to be cut may be longer than its header can say.
-        if parsed.total_len > present && !gso {
+        if self.total_len > present && packet.gso_size() == 0 {
             return Err(DropReason::ShortIp);
         }
-        Ok(parsed)
+        Ok(())
     }
 
     /// Whether the fast path may forward it: no options, and it lives on after one more hop. Anything else is for
@@ -97,16 +121,21 @@ impl Ipv4 {
         self.frags & 0x3fff != 0
     }
 
-    /// Takes one from the time to live at `offset` and mends the checksum (RFC 1141). Call it only for packets that
-    /// are [`Ipv4::is_plain`].
+    /// Takes one from the time to live at `offset`, as [`Ipv4::step`] does.
     #[inline(always)]
     pub fn decrement_ttl(packet: &mut Packet, offset: usize) -> Result<(), DropReason> {
-        let Some(ip) = packet.at_mut::<Ipv4Hdr>(offset) else { return Err(DropReason::RewriteFailed) };
-        ip.ttl = ip.ttl.wrapping_sub(1);
-        // The time to live is the upper byte of its word; the sum is kept as a complement.
-        let sum = u16::from_be_bytes(ip.check) as u32 + 0x0100;
-        ip.check = ((sum + (sum >= 0xffff) as u32) as u16).to_be_bytes();
+        let Some(header) = packet.at_mut::<Ipv4Hdr>(offset) else { return Err(DropReason::RewriteFailed) };
+        Self::step(header);
         Ok(())
+    }
+
+    /// Takes one from the time to live and mends the checksum (RFC 1141). Call it only for packets that are [`Ipv4::is_plain`].
+    #[inline(always)]
+    pub fn step(header: &mut Ipv4Hdr) {
+        header.ttl = header.ttl.wrapping_sub(1);
+        // The time to live is the upper byte of its word; the sum is kept as a complement.
+        let sum = u16::from_be_bytes(header.check) as u32 + 0x0100;
+        header.check = ((sum + (sum >= 0xffff) as u32) as u16).to_be_bytes();
     }
 }
 

@@ -15,6 +15,7 @@ pub mod count;
 pub mod encap;
 pub mod events;
 pub mod flow;
+pub mod head;
 pub mod hooks;
 pub mod ipv4;
 pub mod judge;

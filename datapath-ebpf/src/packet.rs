@@ -212,7 +212,11 @@ unsafe impl<const N: usize> Header for [u8; N] {}
 // SAFETY: as above; see its definition, which asserts the size.
 unsafe impl Header for crate::encap::Outer {}
 // SAFETY: likewise.
-unsafe impl Header for crate::tuple::TcpHead {}
+unsafe impl Header for crate::encap::Encapsulated {}
+// SAFETY: likewise.
+unsafe impl Header for crate::ipv4::Frame {}
+// SAFETY: likewise.
+unsafe impl Header for crate::head::Head {}
 
 const _: () = assert!(EthHdr::LEN == 14 && network_types::ip::Ipv4Hdr::LEN == 20);
 const _: () = assert!(network_types::arp::ArpHdr::LEN == 28 && network_types::udp::UdpHdr::LEN == 8);

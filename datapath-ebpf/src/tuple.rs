@@ -16,6 +16,7 @@ use margay_maps::{
 use network_types::ip::Ipv4Hdr;
 
 use crate::{
+    head::Headers,
     ipv4::Ipv4,
     lookup::{TUPLE, fragment, is_allowed, remember_fragment},
     packet::Packet,
@@ -33,7 +34,7 @@ const SCTP_INIT: u8 = 1;
 
 /// One packet's place in the flow table. It lies in this CPU's scratch area: the slow path, which is verified by itself,
 /// takes no pointers.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub struct Tuple {
     /// The flow's key.
@@ -73,18 +74,6 @@ struct Head {
     last: u8,
 }
 
-/// The first 14 bytes of a TCP header (RFC 9293, section 3.1), of which ports and flags count.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct TcpHead {
-    ports: [u8; 4],
-    numbers: [u8; 8],
-    data_offset: u8,
-    flags: u8,
-}
-
-const _: () = assert!(size_of::<TcpHead>() == 14);
-
 /// Ports as they stand in a packet.
 type Ports = ([u8; 2], [u8; 2]);
 
@@ -122,50 +111,40 @@ impl Tuple {
     pub const HAIRPIN: u32 = 1 << 5;
     /// It is an ICMP error about a packet of no allowed flow. That packet can still have come from a Service: [`Tuple::set_about`].
     pub const ABOUT_OTHER: u32 = 1 << 6;
+    /// The table has no entry under this key.
+    pub const ABSENT: u32 = 1 << 7;
 
-    /// Reads the transport header of the packet whose IPv4 header is at `offset`.
+    /// Reads the transport header of the packet whose IPv4 header is at `offset`, unless that has been read.
     #[inline(always)]
-    pub fn read(packet: &Packet, ip: &Ipv4, offset: usize) -> Result<&'static mut Self, DropReason> {
+    pub fn read(packet: &Packet, headers: &Headers, offset: usize) -> Result<&'static mut Self, DropReason> {
         let Some(tuple) = TUPLE.get_ptr_mut(0) else { return Err(DropReason::NotConfigured) };
         // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
         let tuple = unsafe { &mut *tuple };
-        if tuple.read_plain(packet, ip, offset) {
-            return Ok(tuple);
-        }
-        tuple.ip = *ip;
-        if read_tuple(packet.skb(), offset as u32) != 0 {
-            return Err(DropReason::TruncatedTransport);
+        let Headers { ip, transport } = headers;
+        match transport {
+            Some(transport) => {
+                tuple.begin();
+                tuple.set_tcp_flags(transport.tcp_flags);
+                tuple.set(u32::from_ne_bytes(ip.src), u32::from_ne_bytes(ip.dst), transport.ports, ip.proto);
+            }
+            None => {
+                tuple.ip = *ip;
+                if read_tuple(packet.skb(), offset as u32) != 0 {
+                    return Err(DropReason::TruncatedTransport);
+                }
+            }
         }
         Ok(tuple)
     }
 
-    /// TCP and UDP in one piece, without IP options, with all that counts in the packet's linear part: nearly every packet,
-    /// read where it is. Whether it was one.
+    /// Nothing is known of the packet yet. All else is written later, or read only where a flag says so.
     #[inline(always)]
-    fn read_plain(&mut self, packet: &Packet, ip: &Ipv4, offset: usize) -> bool {
-        if ip.header_len != Ipv4Hdr::LEN as u32 || ip.is_fragment() {
-            return false;
-        }
+    fn begin(&mut self) {
         self.flags = 0;
         self.tcp_flags = 0;
-        let transport = offset + Ipv4Hdr::LEN;
-        let ports = match ip.proto {
-            TCP => {
-                let Some(tcp) = packet.at::<TcpHead>(transport) else { return false };
-                self.set_tcp_flags(tcp.flags);
-                tcp.ports
-            }
-            UDP => match packet.at::<[u8; 4]>(transport) {
-                Some(ports) => *ports,
-                None => return false,
-            },
-            _ => return false,
-        };
         self.nat = [0; 4];
         self.nat_port_be = [0; 2];
-        let (src_port, dst_port) = self::ports(ports);
-        self.set(&Ends { src: ip.src, dst: ip.dst, src_port, dst_port }, ip.proto);
-        true
+        self.pad = [0; 2];
     }
 
     #[inline(always)]
@@ -182,10 +161,7 @@ impl Tuple {
         let ip = tuple.ip;
         let ip = &ip;
         let of = |(src_port, dst_port)| Ends { src: ip.src, dst: ip.dst, src_port, dst_port };
-        tuple.flags = 0;
-        tuple.tcp_flags = 0;
-        tuple.nat = [0; 4];
-        tuple.nat_port_be = [0; 2];
+        tuple.begin();
         if ip.is_later_fragment() {
             let ports = match fragment(&fragment_key(ip)) {
                 Some(first) => (first.src_port_be, first.dst_port_be),
@@ -194,7 +170,7 @@ impl Tuple {
                     NO_PORTS
                 }
             };
-            tuple.set(&of(ports), ip.proto);
+            tuple.set_ends(&of(ports), ip.proto);
             return Ok(());
         }
         let ports = match ip.proto {
@@ -236,7 +212,7 @@ impl Tuple {
             }
             _ => NO_PORTS,
         };
-        tuple.set(&of(ports), ip.proto);
+        tuple.set_ends(&of(ports), ip.proto);
         if ip.is_fragment() {
             remember_fragment(&fragment_key(ip), &Fragment { src_port_be: ports.0, dst_port_be: ports.1 });
         }
@@ -266,7 +242,7 @@ impl Tuple {
         let src = [inner[12], inner[13], inner[14], inner[15]];
         let dst = [inner[16], inner[17], inner[18], inner[19]];
         let protocol = inner[9];
-        self.set(&Ends { src, dst, src_port: ports.0, dst_port: ports.1 }, protocol);
+        self.set_ends(&Ends { src, dst, src_port: ports.0, dst_port: ports.1 }, protocol);
         // The error goes to the sender: it takes the place of an answer.
         self.half ^= 1;
         self.flags = Self::ERROR | Self::STATELESS;
@@ -279,7 +255,7 @@ impl Tuple {
         self.nat = [0; 4];
         self.nat_port_be = [0; 2];
         self.flags = Self::STATELESS;
-        self.set(&Ends { src, dst, src_port: NO_PORTS.0, dst_port: NO_PORTS.1 }, ICMP);
+        self.set_ends(&Ends { src, dst, src_port: NO_PORTS.0, dst_port: NO_PORTS.1 }, ICMP);
     }
 
     /// The first `N` bytes behind the IPv4 header.
@@ -304,20 +280,26 @@ impl Tuple {
         if packet.copy(offset + ip.header_len as usize, copy) { Ok(head(copy)) } else { Err(short) }
     }
 
-    /// With the lower end first. The key's padding is zero, as the whole map was at first.
+    /// The key, with the lower end first. Addresses and ports as words of memory: the ports' are the sender's and the receiver's.
     #[inline(always)]
-    fn set(&mut self, ends: &Ends, protocol: u8) {
-        let (a, b) = (word(ends.src), word(ends.dst));
-        let (src_port, dst_port) = (u16::from_be_bytes(ends.src_port), u16::from_be_bytes(ends.dst_port));
-        let swap = a > b || (a == b && src_port > dst_port);
-        let (low, high, low_port, high_port) =
-            if swap { (b, a, dst_port, src_port) } else { (a, b, src_port, dst_port) };
-        self.key.low = Addr::from_v4_word(low.to_be());
-        self.key.high = Addr::from_v4_word(high.to_be());
-        self.key.low_port_be = low_port.to_be_bytes();
-        self.key.high_port_be = high_port.to_be_bytes();
-        self.key.protocol = protocol;
+    fn set(&mut self, src: u32, dst: u32, ports: u32, protocol: u8) {
+        let (a, b) = (u32::from_be(src), u32::from_be(dst));
+        let in_order = u32::from_be(ports);
+        let swap = a > b || (a == b && in_order >> 16 > in_order & 0xffff);
+        self.key = if swap {
+            FlowKey::from_v4_words(dst, src, ports.rotate_left(16), protocol)
+        } else {
+            FlowKey::from_v4_words(src, dst, ports, protocol)
+        };
         self.half = swap as u32;
+    }
+
+    /// Likewise.
+    #[inline(always)]
+    fn set_ends(&mut self, ends: &Ends, protocol: u8) {
+        let ([a, b], [c, d]) = (ends.src_port, ends.dst_port);
+        let ports = u32::from_ne_bytes([a, b, c, d]);
+        self.set(u32::from_ne_bytes(ends.src), u32::from_ne_bytes(ends.dst), ports, protocol);
     }
 
     /// A packet to a Service is one to this backend: `key` becomes that of the flow between the two.
@@ -328,7 +310,7 @@ impl Tuple {
         let (src_port, dst_port) = self.ends_ports();
         self.nat = service;
         self.nat_port_be = dst_port;
-        self.flags |= Self::TO_BACKEND;
+        self.flags = self.flags & !Self::ABSENT | Self::TO_BACKEND;
         let src = if word(src) == word(backend) {
             self.flags |= Self::HAIRPIN;
             Addr::GATEWAY.v4()
@@ -338,7 +320,7 @@ impl Tuple {
         self.to = Ends { src, dst: backend, src_port, dst_port: port_be };
         let to = self.to;
         let protocol = self.key.protocol;
-        self.set(&to, protocol);
+        self.set_ends(&to, protocol);
     }
 
     /// A packet that answers one to a Service: it is to come from there.

@@ -36,6 +36,24 @@ crate::contract! {
     }
 }
 
+// === impl FlowKey ===
+
+impl FlowKey {
+    /// Of two IPv4 addresses in network byte order, the lower end first, and their ports in the same order, network byte order: all
+    /// as words of memory, which the kernel side moves, see [`Addr::from_v4_word`]. Written in words of eight bytes, as the kernel
+    /// compares keys: it would have to wait for what was written in smaller pieces.
+    #[inline(always)]
+    pub const fn from_v4_words(low: u32, high: u32, ports_be: u32, protocol: u8) -> Self {
+        const fn pair(first: u32, second: u32) -> u64 {
+            (u32::from_le(first) as u64 | (u32::from_le(second) as u64) << 32).to_le()
+        }
+        const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+        let last = pair(ports_be, (protocol as u32).to_le());
+        // SAFETY: five words and forty bytes are the same memory, and any bytes are a key.
+        unsafe { core::mem::transmute::<[u64; 5], Self>([0, pair(MAPPED, low), 0, pair(MAPPED, high), last]) }
+    }
+}
+
 crate::contract! {
     /// What was decided about a flow.
     #[repr(u32)]

@@ -1,6 +1,6 @@
 //! Golden packets on this machine's kernel; `cargo xtask vm-test` runs the same on the others.
 
-use margay_lab::{bpffs::Bpffs, budgets, budgets::BUDGETS, golden};
+use margay_lab::{bpffs::Bpffs, budgets, budgets::BUDGETS, golden, paths};
 use margay_loader::datapath::Datapath;
 
 #[test]
@@ -28,4 +28,20 @@ fn every_golden_packet_meets_its_fate() {
     println!("{} golden packets", results.len());
     assert!(failed.is_empty(), "{} of {} went wrong:\n{}", failed.len(), results.len(), failed.join("\n"));
     assert!(results.len() > 105, "cases went missing");
+}
+
+#[test]
+fn every_path_keeps_within_its_budget() {
+    let bpffs = Bpffs::mount("paths").unwrap();
+    let mut datapath = Datapath::load(bpffs.dir()).unwrap();
+    let found = paths::measure(&mut datapath).unwrap();
+    for path in &found {
+        println!("{} ({})", path.path.name, path.hook);
+        for (which, cost) in [("first", &path.new), ("known", &path.known)] {
+            let (lookups, instructions) = (cost.lookups_in_all(), cost.instructions);
+            println!("  {which}: {instructions} instructions, {lookups} look-ups: {:?}", cost.lookups);
+        }
+    }
+    let over = paths::over(&found);
+    assert!(over.is_empty(), "{}", over.join("\n"));
 }

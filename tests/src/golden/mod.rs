@@ -11,7 +11,7 @@ mod events;
 mod expect;
 pub mod packet;
 pub mod policies;
-mod services;
+pub mod services;
 pub mod transport;
 pub mod world;
 

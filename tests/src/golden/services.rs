@@ -19,15 +19,16 @@ use super::{
     world::{NEIGHBOUR, NEIGHBOUR_MAC, NODE, OTHER_NODE, OTHER_OVERLAY_MAC, OVERLAY_MAC, POD, POD_MAC, REMOTE, WORLD},
 };
 
-/// Services: one for each kind of backend.
-const FAR: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Services, one for each kind of backend: on another node,
+pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// here, and so on.
 const NEAR: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 2);
 const SELF: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 3);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 4);
 const EMPTY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 5);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 6);
 /// Every Service's port, every backend's port, and the clients'.
-const PORT: u16 = 80;
+pub const PORT: u16 = 80;
 const BACKEND_PORT: u16 = 8_080;
 const CLIENT_PORT: u16 = 40_000;
 /// Where the kernel's router stands in the pods' world.
