@@ -21,11 +21,10 @@ use network_types::eth::EthHdr;
 
 use crate::{
     encap::OVERHEAD,
-    flow::ends,
     ipv4::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6},
     lookup::{EVENT_COUNTS, EVENTS, FLOWS, SCRATCH, TUPLE, read_until},
     packet::Packet,
-    tuple::{Tuple, dst_port},
+    tuple::Tuple,
 };
 
 /// A packet was dropped. Inlined: while nobody reads, this is one comparison.
@@ -171,11 +170,10 @@ fn denied(event: &mut Event, verdict: FlowVerdict) {
 
 #[inline(always)]
 fn write_ends(event: &mut Event, tuple: &Tuple) {
-    let (src, dst) = ends(tuple, tuple.half);
+    let (src, dst) = tuple.ends();
     event.src = *src;
     event.dst = *dst;
-    event.src_port_be = dst_port(&tuple.key, tuple.half ^ 1);
-    event.dst_port_be = dst_port(&tuple.key, tuple.half);
+    (event.src_port_be, event.dst_port_be) = tuple.ends_ports();
     event.protocol = tuple.key.protocol;
 }
 

@@ -8,9 +8,10 @@ use network_types::eth::EthHdr;
 
 use crate::{
     arp,
+    arrival::Arrival,
     count::{Verdict, finish},
     encap::{self, ECN_CE, OVERHEAD, Outer},
-    flow::{Arrival, Refusal, follow},
+    flow::{Refusal, follow},
     head::{self, Headers},
     ipv4::{ETHER_IPV4, Frame, Ipv4},
     lookup::{config, endpoint, is_node, is_own, route},

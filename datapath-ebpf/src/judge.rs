@@ -6,6 +6,7 @@
 use margay_maps::{Addr, EndpointKind, Enforcement, Flow, FlowVerdict, Id, Rule, RuleKey};
 
 use crate::lookup::{Aligned, IDENTITIES, NETWORKS, RULES, RuleData, TrieKey, endpoint, enforcement};
+use crate::words::same;
 
 /// A flow that somebody wants to open.
 pub struct Opening<'a> {
@@ -34,7 +35,7 @@ pub fn judge(flow: &mut Flow, opening: &Opening<'_>, opener: u32) {
     flow.slot_generations = by_half(from_generation, to_generation);
     flow.origins = [Id::NONE; 2];
     flow.verdict = FlowVerdict::Allowed;
-    if same(opening.from, opening.to) {
+    if same(opening.from.v4(), opening.to.v4()) {
         return;
     }
     if !from.egress.is_none() {
@@ -96,10 +97,4 @@ fn identity(addr: &Addr) -> Id {
         return *id;
     }
     NETWORKS.get(TrieKey::new(128, *addr).get()).copied().unwrap_or(Id::NONE)
-}
-
-/// Whether two addresses are one. In words: the compiler would call a loop over bytes.
-#[inline(always)]
-fn same(a: &Addr, b: &Addr) -> bool {
-    u32::from_ne_bytes(a.v4()) == u32::from_ne_bytes(b.v4())
 }

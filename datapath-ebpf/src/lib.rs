@@ -11,6 +11,7 @@
 #![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "only the BPF target has hooks"))]
 
 pub mod arp;
+pub mod arrival;
 pub mod count;
 pub mod encap;
 pub mod events;
@@ -20,6 +21,7 @@ pub mod hooks;
 pub mod ipv4;
 pub mod judge;
 pub mod lookup;
+pub mod open;
 pub mod packet;
 pub mod reject;
 pub mod rewrite;
@@ -27,3 +29,5 @@ pub mod sctp;
 pub mod service;
 pub mod tunnel;
 pub mod tuple;
+pub mod way;
+pub mod words;

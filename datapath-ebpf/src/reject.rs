@@ -85,7 +85,7 @@ const NO_ANSWER: u32 = 1;
 /// The kernel refused.
 const FAILED: u32 = 2;
 
-/// Makes the packet in [`TUPLE`] its own answer. A function of its own for the verifier, as is [`crate::flow::open_flow`].
+/// Makes the packet in [`TUPLE`] its own answer. A function of its own for the verifier, as is [`crate::open::open_flow`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn reject_packet(skb: *mut __sk_buff) -> u32 {

@@ -18,7 +18,7 @@ use margay_maps::{
 };
 use network_types::ip::Ipv4Hdr;
 
-use crate::{ipv4::Ipv4, lookup::TUPLE, packet::Packet, sctp, tuple::Tuple};
+use crate::{ipv4::Ipv4, lookup::TUPLE, packet::Packet, sctp, tuple::Tuple, words::word};
 
 /// Where the checksum stands in an IPv4 header, and the two addresses (RFC 791, section 3.1).
 const IP_CHECKSUM: u32 = 10;
@@ -40,7 +40,7 @@ pub fn rewrite(packet: &mut Packet, tuple: &mut Tuple, ip: &Ipv4, offset: usize)
 }
 
 /// Readdresses the packet in [`TUPLE`]. 0, or 1 if that failed. A function of its own for the verifier, as is
-/// [`crate::flow::open_flow`].
+/// [`crate::open::open_flow`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn rewrite_packet(skb: *mut __sk_buff, offset: u32) -> u32 {
@@ -184,9 +184,4 @@ impl Edit {
         let done = unsafe { bpf_skb_store_bytes(self.packet.skb(), at, bytes.as_ptr().cast(), N as u32, 0) };
         (done == 0).then_some(())
     }
-}
-
-#[inline(always)]
-fn word(bytes: [u8; 4]) -> u32 {
-    u32::from_ne_bytes(bytes)
 }

@@ -51,7 +51,7 @@ const fn remainder(mut bits: u32) -> u32 {
 }
 
 /// The product of two polynomials, modulo [`POLYNOMIAL`]. A function of its own for the verifier, as is
-/// [`crate::flow::open_flow`].
+/// [`crate::open::open_flow`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub const extern "C" fn multiply(mut a: u32, b: u32) -> u32 {

@@ -14,9 +14,11 @@ use margay_maps::{
 };
 
 use crate::{
-    flow::{clear, is_closed},
+    flow::is_closed,
     lookup::{AFFINITY, BACKENDS, CHOICE, FLOWS, MEMBERS, SCRATCH, SERVICES, TUPLE, clock, config, is_allowed, is_own},
+    open::clear,
     tuple::Tuple,
+    words::same,
 };
 
 /// What [`translate`] answers: the packet is for no Service.
@@ -49,7 +51,7 @@ pub struct Choice {
 /// Leads the packet in [`TUPLE`] to a backend, if it is for a Service. `ifindex`: where it came in. `known`: not zero if there is an entry
 /// that leads to one.
 ///
-/// A function of its own for the verifier, as is [`crate::flow::open_flow`].
+/// A function of its own for the verifier, as is [`crate::open::open_flow`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn translate(ifindex: u32, known: u32) -> u32 {
@@ -73,8 +75,8 @@ pub extern "C" fn translate(ifindex: u32, known: u32) -> u32 {
 #[inline(always)]
 fn lead_error(tuple: &mut Tuple, ifindex: u32) -> u32 {
     tuple.set_about();
-    let is_own = is(tuple.ends().0.v4(), tuple.ip.src) && is_own(tuple.ends().0, ifindex);
-    // SAFETY: as in `flow::follow`.
+    let is_own = same(tuple.ends().0.v4(), tuple.ip.src) && is_own(tuple.ends().0, ifindex);
+    // SAFETY: as in `flow::look_up`.
     if let Some(entry) = unsafe { FLOWS.get(&tuple.key) }
         && is_own
         && entry.verdict == FlowVerdict::Translated
@@ -123,7 +125,7 @@ fn choose(tuple: &mut Tuple, choice: &mut Choice, ifindex: u32, known: bool) -> 
 /// Whether this conversation has a backend already, which is in `choice` then. A SYN on a closed one begins another.
 #[inline(always)]
 fn is_known(tuple: &mut Tuple, choice: &mut Choice) -> bool {
-    // SAFETY: as in `flow::follow`.
+    // SAFETY: as in `flow::look_up`.
     let Some(entry) = (unsafe { FLOWS.get(&tuple.key) }) else { return false };
     if entry.verdict != FlowVerdict::Translated || entry.opener != tuple.half {
         return false;
@@ -138,7 +140,7 @@ fn is_known(tuple: &mut Tuple, choice: &mut Choice) -> bool {
 fn is_open(tuple: &mut Tuple, backend: &Backend) -> bool {
     let (key, half, flags, nat, nat_port_be) = (tuple.key, tuple.half, tuple.flags, tuple.nat, tuple.nat_port_be);
     tuple.lead_to(backend.addr.v4(), backend.port_be);
-    // SAFETY: as in `flow::follow`.
+    // SAFETY: as in `flow::look_up`.
     let flow = unsafe { FLOWS.get(&tuple.key) };
     let open = flow.is_some_and(|flow| flow.verdict == FlowVerdict::Allowed && !is_closed(flow));
     (tuple.key, tuple.half, tuple.flags, tuple.nat, tuple.nat_port_be) = (key, half, flags, nat, nat_port_be);
@@ -180,11 +182,6 @@ fn remember(choice: &mut Choice) {
     choice.affinity.last_used = clock();
     // The oldest makes room.
     let _full = AFFINITY.insert(&choice.client, &choice.affinity, 0);
-}
-
-#[inline(always)]
-fn is(a: [u8; 4], b: [u8; 4]) -> bool {
-    u32::from_ne_bytes(a) == u32::from_ne_bytes(b)
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! In: a packet's context. Out: a node's address, or a packet that carries one. Never: a decision.
 //!
-//! Functions of their own, as [`crate::flow::open_flow`] is: the kernel's structure need not lie on the stack of the program while
+//! Functions of their own, as [`crate::open::open_flow`] is: the kernel's structure need not lie on the stack of the program while
 //! that judges the packet.
 
 use core::ptr::NonNull;

@@ -20,6 +20,7 @@ use crate::{
     ipv4::Ipv4,
     lookup::{TUPLE, fragment, is_allowed, remember_fragment},
     packet::Packet,
+    words::same,
 };
 
 /// Echo reply and echo request (RFC 792).
@@ -227,7 +228,7 @@ impl Tuple {
             return false;
         }
         let inner = &self.copy;
-        inner[0] == 0x45 && word([inner[12], inner[13], inner[14], inner[15]]) == word(ip.dst)
+        inner[0] == 0x45 && same([inner[12], inner[13], inner[14], inner[15]], ip.dst)
     }
 
     /// Makes the error one about the packet that was read last, with its flow's key.
@@ -311,7 +312,7 @@ impl Tuple {
         self.nat = service;
         self.nat_port_be = dst_port;
         self.flags = self.flags & !Self::ABSENT | Self::TO_BACKEND;
-        let src = if word(src) == word(backend) {
+        let src = if same(src, backend) {
             self.flags |= Self::HAIRPIN;
             Addr::GATEWAY.v4()
         } else {
@@ -331,7 +332,7 @@ impl Tuple {
             return;
         }
         let (src, dst) = (self.ends().0.v4(), self.ends().1.v4());
-        let dst = if word(dst) == word(Addr::GATEWAY.v4()) { src } else { dst };
+        let dst = if same(dst, Addr::GATEWAY.v4()) { src } else { dst };
         self.to = Ends { src: service, dst, src_port: port_be, dst_port: self.ends_ports().1 };
         self.flags |= Self::FROM_SERVICE;
     }
@@ -347,14 +348,26 @@ impl Tuple {
     /// Sender and receiver.
     #[inline(always)]
     pub fn ends(&self) -> (&Addr, &Addr) {
-        if self.half == 0 { (&self.key.low, &self.key.high) } else { (&self.key.high, &self.key.low) }
+        self.ends_of(self.half)
+    }
+
+    /// Sender and receiver of a half.
+    #[inline(always)]
+    pub fn ends_of(&self, half: u32) -> (&Addr, &Addr) {
+        if half == 0 { (&self.key.low, &self.key.high) } else { (&self.key.high, &self.key.low) }
     }
 
     /// The sender's and the receiver's port, network byte order.
     #[inline(always)]
     pub fn ends_ports(&self) -> Ports {
+        self.ports_of(self.half)
+    }
+
+    /// The ports of a half's sender and receiver, likewise.
+    #[inline(always)]
+    pub fn ports_of(&self, half: u32) -> Ports {
         let (low, high) = (self.key.low_port_be, self.key.high_port_be);
-        if self.half == 0 { (low, high) } else { (high, low) }
+        if half == 0 { (low, high) } else { (high, low) }
     }
 
     /// Whether any of these bits is set.
@@ -372,7 +385,7 @@ impl Tuple {
 
 /// Reads the packet in [`TUPLE`], whose `ip` is set. 0, or 1 if the packet is too short.
 ///
-/// A function of its own for the verifier, as is [`crate::flow::open_flow`]; and with a stack of its own.
+/// A function of its own for the verifier, as is [`crate::open::open_flow`]; and with a stack of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn read_tuple(skb: *mut __sk_buff, offset: u32) -> u32 {
@@ -382,18 +395,6 @@ pub extern "C" fn read_tuple(skb: *mut __sk_buff, offset: u32) -> u32 {
     let mut packet = Packet::new(TcContext::new(skb));
     // No header that is read here begins further in; the verifier must know.
     tuple.fill(&mut packet, (offset & 0x7f) as usize).is_err() as u32
-}
-
-/// The destination port, as the sender of `half` has it, in network byte order.
-#[inline(always)]
-pub fn dst_port(key: &FlowKey, half: u32) -> [u8; 2] {
-    if half == 0 { key.high_port_be } else { key.low_port_be }
-}
-
-/// An IPv4 address as a number that sorts as its bytes do.
-#[inline(always)]
-fn word(addr: [u8; 4]) -> u32 {
-    u32::from_be_bytes(addr)
 }
 
 #[inline(always)]

@@ -1,0 +1,305 @@
+//! The slow path: the first packet of a flow, or of a generation of it, or one that comes from elsewhere than before.
+//!
+//! In: the packet in [`TUPLE`], and where it came in. Out: its flow in [`SCRATCH`] and in the table, or a refusal. Never: a change to
+//! the packet.
+//!
+//! Its steps are functions of their own for the verifier (`extern "C"`, with numbers for arguments): each is verified once, and not once
+//! for every state that a program can reach it in, and has a stack of its own.
+
+use margay_maps::{Addr, DropReason, Flow, FlowVerdict, Half, Way};
+
+use crate::{
+    arrival::Arrival,
+    events,
+    flow::{Refusal, count, denial, half_mut, is_closed, is_current},
+    ipv4::is_forwardable,
+    judge::{Opening, judge},
+    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, is_nobodys, is_own},
+    tuple::Tuple,
+    way::{expect_answer, find_way, lead_to_node, way_back},
+    words::{copy_addr, same},
+};
+
+/// [`Flow::via_stack`]: see there.
+const VIA_STACK: u32 = 1;
+/// Opened by the host itself.
+const BY_HOST: u32 = 2;
+
+/// What the slow path's functions answer: nothing stands against the packet. After [`open_flow`] its flow is in the scratch area, and
+/// in the table if there is room and it leaves a trace at all.
+pub const FINE: u32 = 0;
+/// See [`Refusal::NotForPods`].
+pub const NOT_FOR_PODS: u32 = 1;
+/// From here on a [`DropReason`].
+const DROP: u32 = 2;
+
+/// The first packet of a flow, or of a generation, or from elsewhere than before: the one in [`TUPLE`], of so many bytes.
+///
+/// A function of its own for the verifier (`extern "C"`, with numbers for arguments): it is verified once, and not once for every
+/// state that a program can reach it in.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn open_flow(arrival: u32, bytes: u32) -> u32 {
+    match try_open(Arrival::from_code(arrival), bytes) {
+        Ok(()) => FINE,
+        Err(refusal) => code(refusal),
+    }
+}
+
+/// A refusal in one number, for the caller of a function that is verified by itself.
+#[inline(always)]
+fn code(refusal: Refusal) -> u32 {
+    match refusal {
+        // `NoEndpoints` is said before the slow path begins.
+        Refusal::NotForPods | Refusal::NoEndpoints => NOT_FOR_PODS,
+        Refusal::Drop(reason) => DROP + reason as u32,
+    }
+}
+
+/// The reason in an answer of the slow path, which gives none but these.
+#[inline(always)]
+pub fn reason(answer: u32) -> DropReason {
+    const SPOOFED: u32 = DROP + DropReason::SpoofedSource as u32;
+    const UNICAST: u32 = DROP + DropReason::NotUnicast as u32;
+    const ENDPOINT: u32 = DROP + DropReason::NoEndpoint as u32;
+    const OVERLAY: u32 = DROP + DropReason::OverlayFromWorkload as u32;
+    const NODE: u32 = DROP + DropReason::NotForThisNode as u32;
+    const EGRESS: u32 = DROP + DropReason::EgressDenied as u32;
+    const INGRESS: u32 = DROP + DropReason::IngressDenied as u32;
+    const FULL: u32 = DROP + DropReason::FlowTableFull as u32;
+    match answer {
+        SPOOFED => DropReason::SpoofedSource,
+        UNICAST => DropReason::NotUnicast,
+        ENDPOINT => DropReason::NoEndpoint,
+        OVERLAY => DropReason::OverlayFromWorkload,
+        NODE => DropReason::NotForThisNode,
+        EGRESS => DropReason::EgressDenied,
+        INGRESS => DropReason::IngressDenied,
+        FULL => DropReason::FlowTableFull,
+        _ => DropReason::NotConfigured,
+    }
+}
+
+#[inline(always)]
+fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
+    let (Some(tuple), Some(scratch)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else {
+        return Err(Refusal::Drop(DropReason::NotConfigured));
+    };
+    // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
+    let (tuple, new) = unsafe { (&*tuple, &mut *scratch) };
+    clear(new);
+    // SAFETY: as in `look_up`.
+    let known = || FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
+    let known = if tuple.has(Tuple::ABSENT) { None } else { known() };
+    let allowed = known.filter(|flow| flow.verdict == FlowVerdict::Allowed);
+
+    match check_ends(arrival.code()) {
+        FINE => {}
+        refused => return Err(Refusal::Drop(reason(refused))),
+    }
+    new.generation = config().map_or(0, |config| config.generation);
+    new.opened = clock();
+    new.opener = tuple.half;
+    new.via_stack = match arrival {
+        Arrival::Stack => VIA_STACK,
+        Arrival::Host => BY_HOST,
+        _ => 0,
+    };
+    let mut judged = false;
+    let mut via_stack = false;
+    let mut others = false;
+    let mut is_new = true;
+    if let Some(flow) = allowed {
+        others = flow.opener != tuple.half;
+        via_stack = flow.via_stack == VIA_STACK;
+        if !tuple.has(Tuple::OPENS) || (!others && !is_closed(flow)) {
+            judged = keep(new, flow);
+            is_new = false;
+        }
+        if arrival.is_from_stack() && !others {
+            know_as(new, flow);
+        }
+    }
+    if matches!(arrival, Arrival::Workload(_)) && new.opener == tuple.half {
+        let service = if same(tuple.nat, [0; 4]) { Addr::UNSPECIFIED } else { Addr::from_v4(tuple.nat) };
+        copy_addr(&mut new.nat, &service);
+        new.nat_port_be = tuple.nat_port_be;
+    }
+    come_in(new, tuple, arrival);
+    if !arrival.is_from_stack() {
+        match find_flow_way(arrival.code(), via_stack as u32) {
+            FINE => {}
+            NOT_FOR_PODS => return Err(Refusal::NotForPods),
+            refused => return Err(Refusal::Drop(reason(refused))),
+        }
+    }
+    if tuple.is_error() && allowed.is_some() {
+        return Ok(());
+    }
+    if !judged {
+        judge_flow();
+    }
+    if new.verdict == FlowVerdict::Allowed {
+        count(half_mut(new, tuple.half), bytes, tuple.tcp_flags as u8);
+    }
+    store(tuple, new, others)?;
+    if is_new && !tuple.has(Tuple::STATELESS) {
+        events::opened();
+    }
+    Ok(())
+}
+
+/// Whether the packet in [`TUPLE`] may come from where it says, and go where it wants to, as far as that is plain without more ado.
+/// [`FINE`], or a refusal. A function of its own, as [`open_flow`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn check_ends(arrival: u32) -> u32 {
+    let Some(tuple) = TUPLE.get_ptr(0) else { return DROP + DropReason::NotConfigured as u32 };
+    // SAFETY: as in `try_open`.
+    let tuple = unsafe { &*tuple };
+    let (src, dst) = tuple.ends();
+    match Arrival::from_code(arrival) {
+        // A pod that reaches itself through a Service goes by another name, and is the receiver too.
+        Arrival::Workload(ifindex) if !is_own(if tuple.has(Tuple::HAIRPIN) { dst } else { src }, ifindex) => {
+            DROP + DropReason::SpoofedSource as u32
+        }
+        Arrival::Workload(_) if !is_forwardable(dst) => DROP + DropReason::NotUnicast as u32,
+        // A pod whose programs are still to be attached sends by the host's stack; no policies of its own are known here.
+        Arrival::Stack if is_nobodys(src) => DROP + DropReason::NoEndpoint as u32,
+        _ => FINE,
+    }
+}
+
+/// Finds the way of the packet in [`TUPLE`], for its half of the flow in [`SCRATCH`]. A function of its own, as [`open_flow`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
+    let (Some(tuple), Some(new)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else {
+        return DROP + DropReason::NotConfigured as u32;
+    };
+    // SAFETY: as in `try_open`, whose references are not used meanwhile.
+    let (tuple, new) = unsafe { (&*tuple, &mut *new) };
+    let (src, dst) = tuple.ends();
+    let arrival = Arrival::from_code(arrival);
+    if let Some(sender) = way_back(new, tuple, dst, arrival) {
+        lead_to_node(half_mut(new, tuple.half), sender);
+        return FINE;
+    }
+    let via_stack = via_stack != 0;
+    // The host's stack led the opener's packets on to a third node, and is to see what comes back; it never sends theirs in a circle.
+    let to_stack = via_stack && new.opener != tuple.half;
+    // What answers a pod that has reached itself goes back to itself.
+    let (from, to) = (if is_hairpin(new, src) { dst } else { src }, if is_hairpin(new, dst) { src } else { dst });
+    match find_way(half_mut(new, tuple.half), tuple, to, arrival, via_stack) {
+        Err(Refusal::Drop(DropReason::NotForThisNode)) if to_stack => FINE,
+        Ok(()) => {
+            if !via_stack && !tuple.has(Tuple::STATELESS) {
+                expect_answer(new, tuple.half, from, arrival);
+            }
+            FINE
+        }
+        Err(refusal) => code(refusal),
+    }
+}
+
+/// Judges the flow in [`SCRATCH`], in the direction in which it was opened. A function of its own, as [`open_flow`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn judge_flow() -> u32 {
+    let (Some(tuple), Some(new)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else { return 0 };
+    // SAFETY: as in `find_flow_way`.
+    let (tuple, new) = unsafe { (&*tuple, &mut *new) };
+    let (from, to) = tuple.ends_of(new.opener);
+    let from = if is_hairpin(new, from) { to } else { from };
+    let port_be = tuple.ports_of(new.opener).1;
+    let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);
+    judge(new, &Opening { from, to, protocol: tuple.key.protocol, port_be, by_host }, opener);
+    1
+}
+
+/// Notes where the packet has come in. Where its opener's packets come in elsewhere than before, answers go elsewhere, too.
+#[inline(always)]
+fn come_in(new: &mut Flow, tuple: &Tuple, arrival: Arrival) {
+    let sender = if arrival.is_overlay() { tuple.sender } else { [0; 4] };
+    let half = half_mut(new, tuple.half);
+    let moved = half.ifindex_in != arrival.ifindex_in() || !same(half.node.v4(), sender);
+    half.ifindex_in = arrival.ifindex_in();
+    half.node = if arrival.is_overlay() { Addr::from_v4(sender) } else { Addr::UNSPECIFIED };
+    if moved && new.opener == tuple.half {
+        half_mut(new, tuple.half ^ 1).way = Way::Unknown;
+    }
+}
+
+/// The Service's address by which the opener knows the other end.
+#[inline(always)]
+fn know_as(new: &mut Flow, known: &Flow) {
+    copy_addr(&mut new.nat, &known.nat);
+    new.nat_port_be = known.nat_port_be;
+}
+
+/// Takes over what is known of the flow. Whether the verdict too: it holds under the same generations alone.
+#[inline(always)]
+fn keep(new: &mut Flow, known: &Flow) -> bool {
+    let same_ways = known.generation == new.generation;
+    copy(&mut new.halves, &known.halves);
+    if !same_ways {
+        new.halves[0].way = Way::Unknown;
+        new.halves[1].way = Way::Unknown;
+    }
+    new.opener = known.opener;
+    new.opened = known.opened;
+    new.via_stack = known.via_stack;
+    know_as(new, known);
+    if !is_current(known) {
+        return false;
+    }
+    new.verdict = known.verdict;
+    new.slots = known.slots;
+    new.slot_generations = known.slot_generations;
+    new.origins = known.origins;
+    true
+}
+
+/// Writes the flow down, unless it is one that leaves no trace. `others`: there is an allowed flow that the other end
+/// opened, which a denial of this one must not end.
+#[inline(always)]
+fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<(), Refusal> {
+    let allowed = new.verdict == FlowVerdict::Allowed;
+    // A full table refuses: then this packet passes on its verdict alone, and nothing is remembered.
+    let stored = !tuple.has(Tuple::STATELESS) && (allowed || !others) && FLOWS.insert(&tuple.key, new, 0).is_ok();
+    if allowed && !stored && !tuple.is_error() && !same(new.nat.v4(), [0; 4]) {
+        return Err(Refusal::Drop(DropReason::FlowTableFull));
+    }
+    if allowed { Ok(()) } else { Err(Refusal::Drop(denial(new.verdict))) }
+}
+
+/// Whether this end of the flow is a pod that has reached itself through a Service, by the name that it is given then.
+#[inline(always)]
+fn is_hairpin(flow: &Flow, end: &Addr) -> bool {
+    same(end.v4(), Addr::GATEWAY.v4()) && !same(flow.nat.v4(), [0; 4])
+}
+
+/// All zero. Word by word: the compiler would call a loop over bytes.
+#[inline(always)]
+pub fn clear(flow: &mut Flow) {
+    const WORDS: usize = size_of::<Flow>() / 8;
+    let words: *mut u64 = (flow as *mut Flow).cast();
+    for i in 0..WORDS {
+        // SAFETY: within the flow, whose alignment and size are multiples of a word's; zero is valid for each field.
+        unsafe { words.add(i).write_volatile(0) };
+    }
+}
+
+/// Both halves, word by word.
+#[inline(always)]
+fn copy(to: &mut [Half; 2], from: &[Half; 2]) {
+    const WORDS: usize = size_of::<[Half; 2]>() / 8;
+    let (to, from): (*mut u64, *const u64) = ((to as *mut [Half; 2]).cast(), (from as *const [Half; 2]).cast());
+    for i in 0..WORDS {
+        // SAFETY: as in `clear`; both are as long.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
+const _: () =
+    assert!(align_of::<Flow>() == 8 && size_of::<Flow>().is_multiple_of(8) && size_of::<Half>().is_multiple_of(8));

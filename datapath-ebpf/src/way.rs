@@ -1,0 +1,151 @@
+//! Where packets of a flow go, and where its answers are expected.
+//!
+//! In: a packet's tuple, where it came in, and the flow that is being opened. Out: the ways of its halves, or the reason to drop it.
+//! Never: a verdict.
+
+use margay_maps::{Addr, Config, DropReason, Endpoint, EndpointKind, Flow, Half, Route, RouteKind, Way, protocol::UDP};
+
+use crate::{
+    arrival::Arrival,
+    flow::Refusal,
+    ipv4::is_forwardable,
+    lookup::{config, endpoint, is_node, route},
+    packet::put_mac,
+    tuple::Tuple,
+    words::{copy_addr, same},
+};
+
+/// The node to which answers to a pod go back, if it is not the pod's own: the one that has sent the question, whose stack
+/// has translated it on its way (a node port's packet that kube-proxy leads on under the pod's own address) and must see the answer.
+#[inline(always)]
+pub fn way_back(new: &Flow, tuple: &Tuple, to: &Addr, arrival: Arrival) -> Option<&'static Route> {
+    let question = if tuple.half == 0 { &new.halves[1] } else { &new.halves[0] };
+    let is_answer = matches!(arrival, Arrival::Workload(_)) && new.opener != tuple.half;
+    if !is_answer || question.ifindex_in != Half::OVERLAY || !is_node(&question.node) {
+        return None;
+    }
+    let is_pods = match endpoint(to) {
+        Some(local) => local.kind == EndpointKind::Workload,
+        None => {
+            let owner = route(to)?;
+            // Of another node than the sender. What nodes themselves send has no detour, and pods that are gone no answer.
+            owner.kind == RouteKind::Remote
+                && !same(owner.node.v4(), question.node.v4())
+                && !same(owner.node.v4(), to.v4())
+        }
+    };
+    route(&question.node).filter(|sender| is_pods && sender.kind == RouteKind::Remote)
+}
+
+/// Where packets of this half go.
+#[inline(always)]
+pub fn find_way(half: &mut Half, tuple: &Tuple, dst: &Addr, arrival: Arrival, via_stack: bool) -> Result<(), Refusal> {
+    half.way = Way::Host;
+    let drop = |reason| Err(Refusal::Drop(reason));
+    if let Some(local) = endpoint(dst) {
+        if local.kind == EndpointKind::Host {
+            return to_host(tuple, arrival);
+        }
+        if !via_stack && !local.mac.is_zero() {
+            lead_to_pod(half, local);
+        }
+        return Ok(());
+    }
+    if arrival == Arrival::OverlayForPods {
+        return Err(Refusal::NotForPods);
+    }
+    match route(dst) {
+        Some(Route { kind: RouteKind::Local, .. }) => drop(DropReason::NoEndpoint),
+        Some(_) if arrival == Arrival::Overlay => drop(DropReason::NotForThisNode),
+        Some(remote) => {
+            if u32::from_ne_bytes(dst.v4()) == u32::from_ne_bytes(remote.node.v4()) {
+                to_host(tuple, arrival)?;
+            }
+            if !via_stack {
+                lead_to_node(half, remote);
+            }
+            Ok(())
+        }
+        None => to_host(tuple, arrival),
+    }
+}
+
+/// The way of the answers, where it is plain: they come in where packets of `half` go out, and go to where those came from. So
+/// the first answer need not take the slow path; one that comes in elsewhere still does.
+#[inline(always)]
+pub fn expect_answer(new: &mut Flow, half: u32, src: &Addr, arrival: Arrival) {
+    let [low, high] = &mut new.halves;
+    let (there, answer) = if half == 0 { (low, high) } else { (high, low) };
+    let ifindex_in = match there.way {
+        Way::Pod => there.ifindex,
+        Way::Node => Half::OVERLAY,
+        Way::Host | Way::Unknown => return,
+    };
+    if answer.way != Way::Unknown {
+        return;
+    }
+    match arrival {
+        Arrival::Workload(_) => {
+            let Some(local) = endpoint(src).filter(|local| !local.mac.is_zero()) else { return };
+            if there.way == Way::Node {
+                if !is_node(&there.node) {
+                    return;
+                }
+                copy_addr(&mut answer.node, &there.node);
+            }
+            lead_to_pod(answer, local);
+        }
+        Arrival::Overlay | Arrival::OverlayForPods => {
+            let Some(remote) = route(src).filter(|remote| remote.kind == RouteKind::Remote) else { return };
+            // From a pod of that node: for the node's own address there is a question more; see `find_way`.
+            if !same(remote.node.v4(), there.node.v4()) || same(remote.node.v4(), src.v4()) || !is_forwardable(src) {
+                return;
+            }
+            lead_to_node(answer, remote);
+        }
+        Arrival::Stack | Arrival::Host => return,
+    }
+    answer.ifindex_in = ifindex_in;
+}
+
+/// To a pod here.
+#[inline(always)]
+fn lead_to_pod(half: &mut Half, local: &Endpoint) {
+    half.way = Way::Pod;
+    half.ifindex = local.ifindex;
+    put_mac(&mut half.mac.bytes, &local.mac);
+}
+
+/// To a pod of another node.
+#[inline(always)]
+pub fn lead_to_node(half: &mut Half, remote: &Route) {
+    half.way = Way::Node;
+    half.ifindex = remote.ifindex;
+    copy_addr(&mut half.node, &remote.node);
+    copy_addr(&mut half.next_hop, &remote.next_hop);
+    put_mac(&mut half.mac.bytes, &remote.mac);
+}
+
+/// To a node, or to the world through the host's stack.
+///
+/// A pod that may send VXLAN to nodes could forge any pod's packets once its own source address has been masqueraded.
+/// Calico refuses it too (`allowVXLANPacketsFromWorkloads`).
+#[inline(always)]
+fn to_host(tuple: &Tuple, arrival: Arrival) -> Result<(), Refusal> {
+    match arrival {
+        Arrival::OverlayForPods => return Err(Refusal::NotForPods),
+        Arrival::Workload(_) => {}
+        _ => return Ok(()),
+    }
+    let port_be = tuple.ends_ports().1;
+    match config() {
+        Some(Config { port_be: overlay, .. })
+            if tuple.key.protocol == UDP
+                && !tuple.is_error()
+                && u16::from_ne_bytes(port_be) == u16::from_ne_bytes(*overlay) =>
+        {
+            Err(Refusal::Drop(DropReason::OverlayFromWorkload))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,25 @@
+//! Four bytes at once: the compiler would make loops over bytes, and call them.
+
+use margay_maps::Addr;
+
+/// Four bytes as a word of memory.
+#[inline(always)]
+pub fn word(bytes: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(bytes)
+}
+
+/// Whether they are the same.
+#[inline(always)]
+pub fn same(a: [u8; 4], b: [u8; 4]) -> bool {
+    word(a) == word(b)
+}
+
+/// Copies an address.
+#[inline(always)]
+pub fn copy_addr(to: &mut Addr, from: &Addr) {
+    let (to, from): (*mut u32, *const u32) = ((to as *mut Addr).cast(), (from as *const Addr).cast());
+    for i in 0..size_of::<Addr>() / 4 {
+        // SAFETY: within both addresses, whose alignment is a word's of four bytes.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
