@@ -28,6 +28,7 @@ pub mod object;
 pub mod plan;
 pub mod policy;
 pub mod problem;
+pub mod sorted;
 pub mod source;
 pub mod state;
 pub mod suspects;

@@ -9,6 +9,7 @@ use std::{
     io::{self, BufReader, BufWriter, Write},
     net::IpAddr,
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -51,6 +52,10 @@ pub struct Status {
     pub synced_at: u64,
     /// Milliseconds that the last pass took.
     pub pass_ms: u64,
+    /// Microseconds from hearing of the first change that the last pass took in to all of them being in force. `None`: it took none
+    /// in, or had it from files.
+    #[serde(default)]
+    pub change_us: Option<u64>,
     /// How many passes there have been.
     pub passes: u64,
     /// How programs are attached.
@@ -94,6 +99,9 @@ pub enum StateError {
     },
 }
 
+/// A thread that writes a file. It says how that went, and how long it took.
+pub type Writer = JoinHandle<(Result<(), StateError>, Duration)>;
+
 /// The directory.
 #[derive(Clone, Debug)]
 pub struct StateDir {
@@ -122,7 +130,7 @@ impl StateDir {
             let file = options.map_err(|e| self.io("opening", &path, e))?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(lock),
-                Err(_held) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                Err(_held) if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
                 Err(_held) => return Err(StateError::Locked { path }),
             }
         }
@@ -142,7 +150,7 @@ impl StateDir {
             if Instant::now() >= deadline {
                 return true;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         false
     }
@@ -185,6 +193,21 @@ impl StateDir {
     /// The directory cannot be written.
     pub fn write_last_good<T: Serialize>(&self, input: &T) -> Result<(), StateError> {
         self.write(LAST_GOOD, input)
+    }
+
+    /// The same on a thread of its own.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub fn write_last_good_aside<T: Serialize + Send + 'static>(&self, input: T) -> Result<Writer, StateError> {
+        let state = self.clone();
+        let write = move || {
+            let started = Instant::now();
+            let result = state.write_last_good(&input);
+            (result, started.elapsed())
+        };
+        let thread = thread::Builder::new().name(LAST_GOOD.to_owned()).spawn(write);
+        thread.map_err(|e| self.io("starting a thread that writes", &self.dir.join(LAST_GOOD), e))
     }
 
     /// The attachments that the CNI plugin made, as an earlier agent remembered them.

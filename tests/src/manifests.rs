@@ -62,7 +62,7 @@ impl Read {
         }
         for (name, pod) in pods {
             if self.accept(check_pod_name(&name)).is_some()
-                && let Some(pod) = wanted_pod(pod)
+                && let Some(pod) = wanted_pod(&pod)
             {
                 self.wanted.pods.insert(name, pod);
             }
@@ -87,12 +87,12 @@ impl Read {
 }
 
 /// The pod if it needs a namespace of its own.
-fn wanted_pod(pod: PodObject) -> Option<WantedPod> {
+fn wanted_pod(pod: &PodObject) -> Option<WantedPod> {
     if pod.host_network || pod.finished() {
         return None;
     }
     let address = pod.addresses().iter().find_map(|a| a.parse().ok());
-    Some(WantedPod { node: pod.node?, address })
+    Some(WantedPod { node: pod.node.as_ref()?.to_string(), address })
 }
 
 /// Writes what the lab assigned into `dir`, and deletes from it what is no longer so.

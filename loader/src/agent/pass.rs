@@ -31,7 +31,7 @@ use crate::{
     },
     events::pump::Pump,
     flows::{self, Timeouts},
-    health::Health,
+    health::{Health, Took},
     host::{
         Host, HostError,
         nat::{self, NatError, NatTable},
@@ -108,7 +108,7 @@ impl Agent {
         let datapath = Datapath::load(&config.bpffs)?;
         flows::start(datapath.pins().dir().to_owned(), Timeouts::default())?;
         let host = Host::connect()?;
-        let source = source::open(config.source.clone(), &state)?;
+        let source = source::open(config.source.clone(), &config.node_name, &state)?;
         let (readiness, watched) = watch::channel(Readiness::default());
         let (cni, cni_requests) = Server::new(state.clone(), address_manager(&config), watched)?;
         let model = state.incumbents()?.map(Arc::new);
@@ -227,12 +227,17 @@ impl Agent {
                 None
             }
         };
+        let took = Took { pass: started.elapsed(), change: self.source.heard().map(|heard| heard.elapsed()) };
+        // Only now: nobody's change waits for it.
+        if let Err(e) = self.source.keep(&self.state, Keep::NowAndThen) {
+            problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
+        }
         problems.sort();
         problems.dedup();
         self.report(problems);
         self.passes += 1;
-        self.write_status(plan.as_ref(), started.elapsed());
-        debug!(took = ?started.elapsed(), ?look, "pass");
+        self.write_status(plan.as_ref(), took);
+        debug!(in_force = ?took, took = ?started.elapsed(), ?look, "pass");
         self.known.plan = plan.map(|plan| Plan { policy: Arc::default(), ..plan });
     }
 
@@ -241,9 +246,6 @@ impl Agent {
         let changed = self.source.read();
         problems.extend(self.source.problems());
         problems.extend(self.health.problem());
-        if let Err(e) = self.source.keep(&self.state, Keep::NowAndThen) {
-            problems.push(Problem::new("last good state", e.to_string(), "make the state directory writable"));
-        }
         let records = self.cni.records();
         if changed || self.passes == 0 || self.model.is_none() || records != self.known.records {
             self.bring_up_to_date(records, problems);
@@ -255,7 +257,7 @@ impl Agent {
     fn wishes(&self) -> Wishes {
         let objects = self.source.objects();
         let pods = objects.iter().flat_map(|objects| objects.pods.values());
-        let here = pods.filter(|pod| pod.node.as_ref() == Some(&self.config.node_name));
+        let here = pods.filter(|pod| pod.node.as_deref() == Some(&self.config.node_name));
         here.filter_map(|pod| Some((pod.name.clone(), pod.wishes.as_deref()?.clone()))).collect()
     }
 

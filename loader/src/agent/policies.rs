@@ -14,7 +14,7 @@ use crate::{
     object::PodName,
     plan::Plan,
     policy::{
-        self, PolicyPlan,
+        self, Memory, PolicyPlan,
         amend::{Moves, amend},
         generations,
     },
@@ -29,6 +29,8 @@ pub(super) struct Policies {
     news: News,
     /// Whether it is in the maps.
     written: bool,
+    /// What of the next plan is known already.
+    memory: Memory,
 }
 
 /// What has changed in the model.
@@ -87,7 +89,7 @@ impl Policies {
             plan.moved = Some(addresses);
             return raised;
         }
-        let next = policy::compile(model, node, self.last.as_deref());
+        let next = policy::compile_with(&mut self.memory, model, node, self.last.as_deref());
         let raised = generations::raised(self.last.as_deref(), &next);
         self.last = Some(Arc::new(next));
         self.news = News::Pods(BTreeMap::new());

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tracing::{error, info, warn};
 
 use super::pass::Agent;
-use crate::{model::Model, plan::Plan, problem::Problem, state::Status};
+use crate::{health::Took, model::Model, plan::Plan, problem::Problem, state::Status};
 
 // === impl Agent ===
 
@@ -29,7 +29,7 @@ impl Agent {
     }
 
     /// Writes the status. `plan`: what the pass enforced, if it came so far.
-    pub(super) fn write_status(&mut self, plan: Option<&Plan>, took: Duration) {
+    pub(super) fn write_status(&mut self, plan: Option<&Plan>, took: Took) {
         let programs = self.datapath.facts().unwrap_or_default();
         let features = self.datapath.features().names().map(str::to_owned).collect();
         let model = self.model.as_ref();
@@ -42,7 +42,8 @@ impl Agent {
             layout: self.datapath.pins().layout(),
             ready: plan.is_some(),
             synced_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            pass_ms: took.as_millis().try_into().unwrap_or(u64::MAX),
+            pass_ms: took.pass.as_millis().try_into().unwrap_or(u64::MAX),
+            change_us: took.change.map(|change| change.as_micros().try_into().unwrap_or(u64::MAX)),
             passes: self.passes,
             backend: self.datapath.backend(),
             features,

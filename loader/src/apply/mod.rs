@@ -18,11 +18,13 @@ use margay_maps::{
 };
 use tracing::{debug, info};
 
-use crate::{datapath::attach::Depth, plan::Plan, problem::Problem};
+use crate::{datapath::attach::Depth, plan::Plan, problem::Problem, sorted::differences};
 
 /// What must change in one map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes<K, V> {
+    /// What it holds.
+    current: BTreeMap<K, V>,
     /// Entries to write, new or different.
     pub write: Vec<(K, V)>,
     /// Keys to remove.
@@ -30,14 +32,29 @@ pub struct Changes<K, V> {
 }
 
 /// The difference between a map's content and what it should be.
-pub fn diff<K: Ord + Copy, V: PartialEq + Copy>(
-    current: impl IntoIterator<Item = (K, V)>,
-    wanted: &BTreeMap<K, V>,
-) -> Changes<K, V> {
-    let current: BTreeMap<K, V> = current.into_iter().collect();
-    let write = wanted.iter().filter(|(k, v)| current.get(k) != Some(v)).map(|(k, v)| (*k, *v)).collect();
-    let remove = current.into_keys().filter(|k| !wanted.contains_key(k)).collect();
-    Changes { write, remove }
+pub fn diff<K: Ord + Copy, V: PartialEq + Copy>(current: BTreeMap<K, V>, wanted: &BTreeMap<K, V>) -> Changes<K, V> {
+    let (mut write, mut remove) = (Vec::new(), Vec::new());
+    for (key, [_, new]) in differences(&current, wanted) {
+        match new {
+            Some(value) => write.push((*key, *value)),
+            None => remove.push(*key),
+        }
+    }
+    Changes { current, write, remove }
+}
+
+// === impl Changes ===
+
+impl<K: Ord, V> Changes<K, V> {
+    /// What the map holds once they are made.
+    fn made(self) -> BTreeMap<K, V> {
+        let Self { mut current, write, remove } = self;
+        current.extend(write);
+        for key in &remove {
+            current.remove(key);
+        }
+        current
+    }
 }
 
 /// What the maps are known to hold, so that a pass need not read them all. The agent alone writes them; that nobody
@@ -100,12 +117,12 @@ pub fn apply(plan: &Plan, maps: &Maps, known: &mut Known, depth: Depth) -> Vec<P
     pass.remove(&maps.endpoints, &mut endpoints);
     pass.remove(&maps.nodes, &mut nodes);
     pass.config(maps, plan, Moved { ways: moved || old_sets.appeared, services: old_sets.moved });
-    policy::finish(&mut pass, plan, maps, &mut known.policy, stale);
-    services::finish(&mut pass, plan, maps, &mut known.services, old_sets);
+    policy::finish(&mut pass, maps, &mut known.policy, stale);
+    services::finish(&mut pass, maps, &mut known.services, old_sets);
 
-    known.routes = routes.map(|_done| plan.routes.clone());
-    known.endpoints = endpoints.map(|_done| plan.endpoints.clone());
-    known.nodes = nodes.map(|_done| plan.nodes.clone());
+    known.routes = routes.map(Changes::made);
+    known.endpoints = endpoints.map(Changes::made);
+    known.nodes = nodes.map(Changes::made);
     pass.problems
 }
 
@@ -144,7 +161,7 @@ impl Pass<'_> {
             return Some(diff(known, wanted));
         }
         let current = map.entries().map_err(|e| self.failed(map.spec().name, &e)).ok()?;
-        Some(diff(current, wanted))
+        Some(diff(current.into_iter().collect(), wanted))
     }
 
     /// Writes what must be written; `changes` becomes `None` if that fails. In a map that is nearly full the new entries get the
@@ -264,14 +281,15 @@ mod tests {
     #[test]
     fn equal_content_needs_no_change() {
         let wanted = BTreeMap::from([(1, 'a'), (2, 'b')]);
-        assert_eq!(diff(wanted.clone(), &wanted), Changes { write: vec![], remove: vec![] });
+        assert_eq!(diff(wanted.clone(), &wanted), Changes { current: wanted, write: vec![], remove: vec![] });
     }
 
     #[test]
     fn what_differs_is_written_and_what_is_stale_removed() {
         let wanted = BTreeMap::from([(1, 'a'), (2, 'x'), (4, 'd')]);
-        let changes = diff([(1, 'a'), (2, 'b'), (3, 'c')], &wanted);
-        assert_eq!(changes, Changes { write: vec![(2, 'x'), (4, 'd')], remove: vec![3] });
+        let current = BTreeMap::from([(1, 'a'), (2, 'b'), (3, 'c')]);
+        let changes = diff(current.clone(), &wanted);
+        assert_eq!(changes, Changes { current, write: vec![(2, 'x'), (4, 'd')], remove: vec![3] });
     }
 
     proptest! {
@@ -280,13 +298,7 @@ mod tests {
             current: BTreeMap<u8, u8>,
             wanted: BTreeMap<u8, u8>,
         ) {
-            let Changes { write, remove } = diff(current.clone(), &wanted);
-            let mut result = current;
-            result.extend(write);
-            for key in remove {
-                result.remove(&key);
-            }
-            prop_assert_eq!(result, wanted);
+            prop_assert_eq!(diff(current, &wanted).made(), wanted);
         }
     }
 }

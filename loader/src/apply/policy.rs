@@ -63,19 +63,19 @@ pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut K
         moved.extend(plan.raise.iter().copied());
     }
     enforce(pass, plan, maps, known, &moved, complete);
-    known.networks = networks.filter(|_| complete).map(|_done| policy.networks.clone());
-    known.identities = identities.filter(|_| complete).map(|_done| policy.identities.clone());
+    known.networks = networks.filter(|_| complete).map(Changes::made);
+    known.identities = identities.filter(|_| complete).map(Changes::made);
     Stale::Rules(rules)
 }
 
 /// Some addresses become others' peers, and nothing else: their rules are there.
 fn move_addresses(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, addresses: &BTreeSet<Addr>) {
-    let mut current = known.identities.take().unwrap_or_default();
-    let mut todo = Changes { write: Vec::new(), remove: Vec::new() };
+    let current = known.identities.take().unwrap_or_default();
+    let mut todo = Changes { current, write: Vec::new(), remove: Vec::new() };
     for addr in addresses {
         match plan.policy.identities.get(addr) {
-            Some(id) if current.get(addr) != Some(id) => todo.write.push((*addr, *id)),
-            None if current.contains_key(addr) => todo.remove.push(*addr),
+            Some(id) if todo.current.get(addr) != Some(id) => todo.write.push((*addr, *id)),
+            None if todo.current.contains_key(addr) => todo.remove.push(*addr),
             _ => {}
         }
     }
@@ -83,20 +83,14 @@ fn move_addresses(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Kno
     pass.write(&maps.identities, &mut identities);
     pass.remove(&maps.identities, &mut identities);
     enforce(pass, plan, maps, known, &plan.raise, true);
-    known.identities = identities.map(|Changes { write, remove }| {
-        current.extend(write);
-        for addr in remove {
-            current.remove(&addr);
-        }
-        current
-    });
+    known.identities = identities.map(Changes::made);
 }
 
 /// Removes what nothing refers to any more.
-pub(super) fn finish(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, stale: Stale) {
+pub(super) fn finish(pass: &mut Pass<'_>, maps: &Maps, known: &mut Known, stale: Stale) {
     let Stale::Rules(mut rules) = stale else { return };
     pass.remove(&maps.rules, &mut rules);
-    known.rules = rules.map(|_done| plan.policy.rules.clone());
+    known.rules = rules.map(Changes::made);
 }
 
 /// Which policies are in force for each slot, and then the generations. `moved`: slots whose verdicts could be others

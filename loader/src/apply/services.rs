@@ -61,15 +61,15 @@ pub(super) fn begin(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut K
     if services.is_none() {
         return Stale::nothing(moved);
     }
-    known.services = Some(wanted.services.clone());
+    known.services = services.map(Changes::made);
     Stale { backends, members, moved, appeared }
 }
 
 /// Removes the sets that no Service names any more.
-pub(super) fn finish(pass: &mut Pass<'_>, plan: &Plan, maps: &Maps, known: &mut Known, stale: Stale) {
+pub(super) fn finish(pass: &mut Pass<'_>, maps: &Maps, known: &mut Known, stale: Stale) {
     let Stale { mut backends, mut members, moved: _, appeared: _ } = stale;
     pass.remove(&maps.backends, &mut backends);
     pass.remove(&maps.members, &mut members);
-    known.backends = backends.map(|_done| plan.services.backends.clone());
-    known.members = members.map(|_done| plan.services.members.clone());
+    known.backends = backends.map(Changes::made);
+    known.members = members.map(Changes::made);
 }

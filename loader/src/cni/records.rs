@@ -14,7 +14,7 @@ use super::{
 use crate::{
     model::Amended,
     names::workload_interface,
-    object::{Objects, PodName, PodObject, Standing},
+    object::{Objects, PodName, PodObject, Standing, Text},
 };
 
 /// One attachment.
@@ -138,14 +138,14 @@ impl Records {
 
 /// `None` for a pod that the source has on another node.
 fn amend(record: &Record, objects: &Objects, node: &str) -> Option<PodObject> {
-    let pod = objects.pods.get(&record.pod);
+    let pod = objects.pods.get(&record.pod).map(|pod| &**pod);
     if pod.and_then(|pod| pod.node.as_deref()).is_some_and(|other| other != node) {
         return None;
     }
     let given = PodObject {
         name: record.pod.clone(),
-        node: Some(node.to_owned()),
-        status_ips: record.addresses.iter().map(ToString::to_string).collect(),
+        node: Some(Text::common(node)),
+        status_ips: record.addresses.iter().map(|ip| ip.to_string().into()).collect(),
         standing: Standing::Announced,
         ..PodObject::default()
     };
@@ -182,8 +182,12 @@ mod tests {
 
     fn addresses(records: &Records, objects: &mut Objects) -> Vec<(String, Vec<String>)> {
         let amended = records.amended(objects, "a");
-        objects.pods.extend(amended);
-        objects.pods.values().map(|p| (p.name.name.clone(), p.status_ips.clone())).collect()
+        objects.pods.extend(amended.into_iter().map(|(name, pod)| (name, pod.into())));
+        objects
+            .pods
+            .values()
+            .map(|p| (p.name.name.to_string(), p.status_ips.iter().map(ToString::to_string).collect()))
+            .collect()
     }
 
     #[test]
@@ -219,10 +223,10 @@ mod tests {
         prepared(&mut records, "c1", "web", "10.0.0.1");
         records.commit(&id("c1"));
         let mut objects = Objects::default();
-        objects.add(Object::Pod(PodObject {
+        objects.add(Object::from(PodObject {
             name: PodName::new("default", "web"),
-            node: Some("b".to_owned()),
-            status_ips: vec!["10.0.1.1".to_owned()],
+            node: Some("b".into()),
+            status_ips: ["10.0.1.1".into()].into(),
             ..PodObject::default()
         }));
         assert_eq!(addresses(&records, &mut objects), [("web".to_owned(), vec!["10.0.1.1".to_owned()])]);

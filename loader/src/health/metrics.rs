@@ -101,7 +101,7 @@ pub(super) fn text(passes: Option<&Passes>, counters: &Counters, now: SystemTime
 }
 
 fn of_passes(text: &mut Text, passes: &Passes, now: SystemTime) {
-    let Passes { status, took, as_of } = passes;
+    let Passes { status, took, changes, as_of } = passes;
     let info: Labels<'_> = &[
         ("node", &status.node),
         ("version", &status.version),
@@ -126,6 +126,9 @@ fn of_passes(text: &mut Text, passes: &Passes, now: SystemTime) {
         text.gauge("margay_source_age_seconds", help, &[], age);
     }
     text.histogram("margay_pass_duration_seconds", "Seconds that a pass took.", took);
+    let help =
+        "Seconds from hearing of a change, or of the first of several, from the API server to its being in force.";
+    text.histogram("margay_change_duration_seconds", help, changes);
 }
 
 type Labels<'a> = &'a [(&'static str, &'a dyn Display)];

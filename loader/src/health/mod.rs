@@ -46,7 +46,17 @@ struct Shared {
 struct Passes {
     status: Status,
     took: Histogram,
+    changes: Histogram,
     as_of: Option<SystemTime>,
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// The pass, until everything was in force.
+    pub pass: Duration,
+    /// Until then from the moment when the source had heard of the first change that the pass took in, if it took any in.
+    pub change: Option<Duration>,
 }
 
 /// A pass that takes so many times the resync interval hangs.
@@ -80,12 +90,16 @@ impl Health {
 
     /// A pass has come to its end: what the agent says of itself, how long it took, and when what it knows was last known
     /// to be the state of the cluster.
-    pub fn passed(&self, status: Status, took: Duration, as_of: Option<SystemTime>) {
+    pub fn passed(&self, status: Status, took: Took, as_of: Option<SystemTime>) {
         let mut shared = self.shared();
         shared.last = Instant::now();
-        let mut histogram = shared.passes.take().map(|passes| passes.took).unwrap_or_default();
-        histogram.add(took);
-        shared.passes = Some(Passes { status, took: histogram, as_of });
+        let before = shared.passes.take().map(|passes| (passes.took, passes.changes));
+        let (mut passes, mut changes) = before.unwrap_or_default();
+        passes.add(took.pass);
+        if let Some(change) = took.change {
+            changes.add(change);
+        }
+        shared.passes = Some(Passes { status, took: passes, changes, as_of });
     }
 
     /// Why nobody can ask, if so.

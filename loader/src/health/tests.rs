@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::metrics::Counters;
-use super::{Answer, Health};
+use super::{Answer, Health, Took};
 use crate::datapath::Backend;
 use crate::datapath::pins::PinDir;
 use crate::problem::Problem;
@@ -22,6 +22,7 @@ fn status(ready: bool, problems: &[Problem]) -> Status {
         ready,
         synced_at: 1_800_000_000,
         pass_ms: 7,
+        change_us: None,
         passes: 3,
         backend: Backend::Tcx,
         features: Vec::new(),
@@ -35,6 +36,12 @@ fn status(ready: bool, problems: &[Problem]) -> Status {
     }
 }
 
+/// Changes are taken in by some passes.
+fn took(ms: u64) -> Took {
+    let pass = Duration::from_millis(ms);
+    Took { pass, change: (5..60_000).contains(&ms).then_some(pass) }
+}
+
 fn at(secs: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000 + secs)
 }
@@ -45,7 +52,7 @@ fn an_agent_whose_passes_end_is_alive_and_one_whose_passes_do_not_is_not() {
     let after = |secs| Instant::now() + Duration::from_secs(secs);
     assert_eq!(health.alive(after(100)).status, 200, "the first pass has its time");
     assert_eq!(health.alive(after(130)).status, 503);
-    health.passed(status(false, &[]), Duration::from_millis(1), None);
+    health.passed(status(false, &[]), took(1), None);
     assert_eq!(health.alive(after(100)), Answer::ok("ok"), "ready or not");
     let slow = Health::new(Duration::from_secs(60));
     assert_eq!(slow.alive(after(500)).status, 200, "its passes are rare");
@@ -56,10 +63,10 @@ fn ready_is_who_has_put_something_in_force() {
     let health = Health::new(Duration::from_secs(5));
     assert_eq!(health.ready().status, 503);
     let problem = Problem::new("input", "nothing is known", "wait");
-    health.passed(status(false, std::slice::from_ref(&problem)), Duration::from_millis(1), None);
+    health.passed(status(false, std::slice::from_ref(&problem)), took(1), None);
     let Answer { status: code, body } = health.ready();
     assert_eq!((code, body.as_str()), (503, "the cluster's state is not in force\ninput: nothing is known; wait\n"));
-    health.passed(status(true, &[problem]), Duration::from_millis(1), None);
+    health.passed(status(true, &[problem]), took(1), None);
     assert_eq!(health.ready(), Answer::ok("ok"), "what is wrong elsewhere does not make it unready");
 }
 
@@ -67,7 +74,7 @@ fn ready_is_who_has_put_something_in_force() {
 fn metrics_are_what_prometheus_reads() {
     let health = Health::new(Duration::from_secs(5));
     for ms in [4, 5, 30, 60_000] {
-        health.passed(status(true, &[]), Duration::from_millis(ms), Some(at(0)));
+        health.passed(status(true, &[]), took(ms), Some(at(0)));
     }
     let counters = Counters {
         traffic: vec![
@@ -91,6 +98,8 @@ fn metrics_are_what_prometheus_reads() {
         r#"margay_pass_duration_seconds_bucket{le="+Inf"} 4"#,
         "margay_pass_duration_seconds_sum 60.039",
         "margay_pass_duration_seconds_count 4",
+        r#"margay_change_duration_seconds_bucket{le="0.01"} 1"#,
+        "margay_change_duration_seconds_count 2",
         r#"margay_map_entries{map="MARGAY_ROUTES"} 7"#,
         r#"margay_map_max_entries{map="MARGAY_ROUTES"} 8"#,
         &format!(r#"margay_packets_total{{hook="{hook}",outcome="{}"}} 1"#, outcomes[0]),

@@ -192,8 +192,8 @@ impl<S: Store> Inner<S> {
             ("timestamp".to_owned(), go_time(Timestamp::now())),
         ]);
         if !request.pod.name.is_empty() {
-            attributes.insert("namespace".to_owned(), request.pod.namespace.clone());
-            attributes.insert("pod".to_owned(), request.pod.name.clone());
+            attributes.insert("namespace".to_owned(), request.pod.namespace.to_string());
+            attributes.insert("pod".to_owned(), request.pod.name.to_string());
         }
         let who = Arc::new(Claimant { handle: request.handle.clone(), attributes });
         let mut handle = self.known_handle(&request.handle);

@@ -165,12 +165,12 @@ impl Held {
         if pod.finished() {
             return gone(State::PodFinished);
         }
-        if self.node.is_some() && pod.node != self.node {
+        if self.node.is_some() && pod.node.as_deref() != self.node.as_deref() {
             return gone(State::PodElsewhere);
         }
         // A pod without an address is about to get one, perhaps this.
-        let has_it = |text: &String| text.parse() == Ok(self.address);
-        if pod.addresses().is_empty() || pod.addresses().iter().any(has_it) {
+        let has_it = |text: &str| text.parse() == Ok(self.address);
+        if pod.addresses().is_empty() || pod.addresses().iter().any(|text| has_it(text)) {
             State::InUse
         } else {
             gone(State::PodHasOthers)

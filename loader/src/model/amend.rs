@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::policy::Policy;
 use super::{Amended, Model, Pod, read_pod};
-use crate::object::{ObjectName, Objects, PodName, PolicyName};
+use crate::object::{Held, ObjectName, Objects, PodName, PolicyName};
 
 /// What has changed in a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Touched {
 #[derive(Default)]
 struct Changes {
     pods: BTreeMap<PodName, Option<Pod>>,
-    policies: BTreeMap<PolicyName, Option<Policy>>,
+    policies: BTreeMap<PolicyName, Option<Held<Policy>>>,
 }
 
 // === impl Model ===
@@ -37,8 +37,8 @@ impl Model {
             match name {
                 ObjectName::Pod(name) => drop(changes.pods.insert(name.clone(), self.pod_now(objects, amended, name)?)),
                 ObjectName::Policy(name) => {
-                    let policy = objects.policies.get(name).map(Policy::read).transpose().ok()?;
-                    changes.policies.insert(name.clone(), policy);
+                    let policy = objects.policies.get(name).map(|policy| Policy::read(policy)).transpose().ok()?;
+                    changes.policies.insert(name.clone(), policy.map(Held::from));
                 }
                 _ => return None,
             }
@@ -48,13 +48,13 @@ impl Model {
 
     /// A pod as its object is now; `Some(None)` if it is none of the model's. `None`: not without building.
     fn pod_now(&self, objects: &Objects, amended: &Amended, name: &PodName) -> Option<Option<Pod>> {
-        let object = amended.get(name).or_else(|| objects.pods.get(name));
+        let object = amended.get(name).or_else(|| objects.pods.get(name).map(|pod| &**pod));
         let mut problems = Vec::new();
         let pod = object.and_then(|object| read_pod(object, &self.nodes, &mut problems));
         // A namespace that nothing but pods tells of comes and goes with them.
         let namespace_stays = match pod {
-            Some(_) => self.namespaces.contains_key(&name.namespace),
-            None => objects.namespaces.contains_key(&name.namespace) || !self.pods.contains_key(name),
+            Some(_) => self.namespaces.contains_key(name.namespace.as_str()),
+            None => objects.namespaces.contains_key(name.namespace.as_str()) || !self.pods.contains_key(name),
         };
         (problems.is_empty() && namespace_stays).then_some(pod)
     }

@@ -37,7 +37,8 @@ pub use self::prefix::PrefixMap;
 pub use self::service::Service;
 use crate::names;
 use crate::object::{
-    NamedPort, NodeObject, ObjectName, Objects, PodName, PodObject, PolicyName, ServiceName, SharedLabels, Standing,
+    Held, NodeObject, ObjectName, Objects, PodName, PodObject, PolicyName, ServiceName, SharedLabels, SharedPorts,
+    Standing, Text,
 };
 use crate::problem::Problem;
 
@@ -61,7 +62,7 @@ pub struct Model {
     pub namespaces: BTreeMap<String, Labels>,
     /// NetworkPolicies by name: as they are, or as they last made sense, or what isolates their pods until they do.
     #[serde(default)]
-    pub policies: BTreeMap<PolicyName, Policy>,
+    pub policies: BTreeMap<PolicyName, Held<Policy>>,
     /// Services with a ClusterIP, by name.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, Service>,
@@ -85,14 +86,14 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// The node that it is bound to; always one of the model's.
-    pub node: String,
+    pub node: Text,
     /// Its addresses; none while nobody has given it any.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// Its labels.
     pub labels: SharedLabels,
     /// The ports that policies can call by name.
     #[serde(default)]
-    pub ports: Vec<NamedPort>,
+    pub ports: SharedPorts,
     /// Whether its labels and ports are known.
     #[serde(default)]
     pub standing: Standing,
@@ -123,7 +124,7 @@ impl Model {
         let mut problems = Vec::new();
         let mut nodes: BTreeMap<String, Node> =
             objects.nodes.values().map(|node| (node.name.clone(), read_node(node, &mut problems))).collect();
-        let as_they_are = objects.pods.values().filter(|pod| !amended.contains_key(&pod.name));
+        let as_they_are = objects.pods.values().map(|pod| &**pod).filter(|pod| !amended.contains_key(&pod.name));
         let mut pods: BTreeMap<PodName, Pod> = as_they_are
             .chain(amended.values())
             .filter_map(|pod| Some((pod.name.clone(), read_pod(pod, &nodes, &mut problems)?)))
@@ -138,7 +139,9 @@ impl Model {
             keep(&mut node.overlay_addresses, ObjectName::Node(name.clone()));
         }
         for (name, pod) in &mut pods {
-            keep(&mut pod.addresses, ObjectName::Pod(name.clone()));
+            let mut addresses = std::mem::take(&mut pod.addresses).into_vec();
+            keep(&mut addresses, ObjectName::Pod(name.clone()));
+            pod.addresses = addresses.into();
         }
 
         let (claims, unreadable) = blocks::claims(objects);
@@ -196,9 +199,9 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 fn read_namespaces(objects: &Objects, pods: &BTreeMap<PodName, Pod>) -> BTreeMap<String, Labels> {
     let mut namespaces: BTreeMap<String, Labels> =
         objects.namespaces.values().map(|namespace| (namespace.name.clone(), namespace.labels.clone())).collect();
-    for name in pods.keys().map(|pod| &pod.namespace) {
+    for name in pods.keys().map(|pod| pod.namespace.as_str()) {
         if !namespaces.contains_key(name) {
-            namespaces.insert(name.clone(), Labels::new());
+            namespaces.insert(name.to_owned(), Labels::new());
         }
     }
     for (name, labels) in &mut namespaces {
@@ -211,7 +214,7 @@ fn read_namespaces(objects: &Objects, pods: &BTreeMap<PodName, Pod>) -> BTreeMap
 fn read_pod(pod: &PodObject, nodes: &BTreeMap<String, Node>, problems: &mut Vec<Problem>) -> Option<Pod> {
     let name = ObjectName::Pod(pod.name.clone());
     let node = pod.node.as_ref().filter(|_| !pod.host_network && !pod.finished())?;
-    if !nodes.contains_key(node) {
+    if !nodes.contains_key(node.as_str()) {
         problems.push(Problem::new(
             name.to_string(),
             format!("it is bound to Node {node}, which does not exist"),
@@ -221,7 +224,8 @@ fn read_pod(pod: &PodObject, nodes: &BTreeMap<String, Node>, problems: &mut Vec<
     }
     Some(Pod {
         node: node.clone(),
-        addresses: read_addresses(pod.addresses(), &name, "status.podIPs (or the annotation in its place)", problems),
+        addresses: read_addresses(pod.addresses(), &name, "status.podIPs (or the annotation in its place)", problems)
+            .into(),
         labels: pod.labels.clone(),
         ports: pod.ports.clone(),
         standing: pod.standing,
@@ -257,10 +261,15 @@ fn read_node(node: &NodeObject, problems: &mut Vec<Problem>) -> Node {
 }
 
 /// Each readable address once.
-fn read_addresses(texts: &[String], name: &ObjectName, field: &str, problems: &mut Vec<Problem>) -> Vec<IpAddr> {
+fn read_addresses(
+    texts: &[impl AsRef<str>],
+    name: &ObjectName,
+    field: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for text in texts {
-        match read_address(text) {
+        match read_address(text.as_ref()) {
             Ok(ip) if addresses.contains(&ip) => {}
             Ok(ip) => addresses.push(ip),
             Err(what) => problems.push(Problem::new(name.to_string(), what, format!("correct {field}"))),
@@ -284,7 +293,7 @@ fn claims(
         })
     });
     let of_pods = pods.iter().flat_map(|(name, pod)| {
-        let object = amended.get(name).or_else(|| objects.pods.get(name));
+        let object = amended.get(name).or_else(|| objects.pods.get(name).map(|pod| &**pod));
         let created_secs = object.and_then(|pod| pod.created_secs);
         pod.addresses.iter().map(move |address| Claim {
             address: *address,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::address::MAPPED_BITS;
 use super::labels::Selector;
 use crate::object::policy::{EGRESS, INGRESS, IpBlockSpec, NumberOrName, PeerSpec, PortSpec};
-use crate::object::{ObjectName, Objects, PolicyName, PolicyObject, Protocol};
+use crate::object::{Held, ObjectName, Objects, PolicyName, PolicyObject, Protocol};
 use crate::problem::Problem;
 
 /// A NetworkPolicy. What may pass is what any rule of any policy allows.
@@ -91,18 +91,18 @@ pub enum Ports {
 /// All policies. Of those that make no sense, the last good version among `previous` ones.
 pub(super) fn read_all(
     objects: &Objects,
-    previous: Option<&BTreeMap<PolicyName, Policy>>,
-) -> (BTreeMap<PolicyName, Policy>, Vec<Problem>) {
+    previous: Option<&BTreeMap<PolicyName, Held<Policy>>>,
+) -> (BTreeMap<PolicyName, Held<Policy>>, Vec<Problem>) {
     let mut policies = BTreeMap::new();
     let mut problems = Vec::new();
     for (name, object) in &objects.policies {
         let policy = Policy::read(object).unwrap_or_else(|what| {
             let good = previous.and_then(|all| all.get(name)).filter(|policy| policy.origin == Origin::Written);
-            let policy = good.cloned().unwrap_or_else(|| Policy::isolation(object));
+            let policy = good.map_or_else(|| Policy::isolation(object), |policy| Policy::clone(policy));
             problems.push(misunderstood(object, what, &policy));
             policy
         });
-        policies.insert(name.clone(), policy);
+        policies.insert(name.clone(), policy.into());
     }
     (policies, problems)
 }

@@ -185,7 +185,7 @@ fn the_last_good_version_stays_in_force() {
 #[test]
 fn namespaces_have_their_names_for_a_label_whether_or_not_there_are_objects() {
     let mut elsewhere = pod("web", "a", ["10.0.0.5"]);
-    elsewhere.name.namespace = "shop".to_owned();
+    elsewhere.name.namespace = "shop".into();
     let named = namespace("named", "kubernetes.io/metadata.name=named,team=a");
     let (model, problems) = build(
         [

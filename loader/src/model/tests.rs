@@ -61,8 +61,8 @@ fn nodes_and_pods_of_both_families_are_kept() {
 #[test]
 fn pods_without_a_network_of_their_own_are_left_out_without_a_word() {
     let host_network = PodObject { host_network: true, ..pod("proxy", "a", ["192.0.2.1"]) };
-    let finished = PodObject { phase: Some("Succeeded".to_owned()), ..pod("job", "a", ["10.0.1.5"]) };
-    let gone_too = PodObject { phase: Some("Failed".to_owned()), ..pod("job-2", "nowhere", ["10.0.1.5"]) };
+    let finished = PodObject { phase: Some("Succeeded".into()), ..pod("job", "a", ["10.0.1.5"]) };
+    let gone_too = PodObject { phase: Some("Failed".into()), ..pod("job-2", "nowhere", ["10.0.1.5"]) };
     let unbound = PodObject { node: None, ..pod("pending", "a", []) };
     let model = good([
         node("a", ["192.0.2.1"], ["10.0.1.0/24"]).into(),
@@ -278,7 +278,7 @@ proptest! {
             prop_assert!(model.nodes[node_a].blocks.contains(&a));
         }
         for pod in model.pods.values() {
-            prop_assert!(model.nodes.contains_key(&pod.node));
+            prop_assert!(model.nodes.contains_key(pod.node.as_str()));
         }
     }
 

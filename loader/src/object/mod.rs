@@ -5,6 +5,7 @@
 //! address is an address, and whose it is, the model decides, because only it can say which object is to blame.
 
 pub mod block;
+mod held;
 mod names;
 pub mod namespace;
 pub mod node;
@@ -18,6 +19,7 @@ mod shared;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +28,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 pub use block::BlockObject;
+pub use held::Held;
 pub use names::{PolicyName, ServiceName, SliceName};
 pub use namespace::NamespaceObject;
 pub use node::NodeObject;
@@ -36,27 +39,28 @@ pub use pod::{
 pub use policy::PolicyObject;
 pub use pool::PoolObject;
 pub use service::{ServiceObject, SliceObject};
-pub use shared::SharedLabels;
+pub use shared::{Shared, SharedLabels, SharedPorts};
+pub use text::Text;
 
-/// An object of a kind that Margay knows.
+/// An object of a kind that Margay knows, held so that others can hold it too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
     /// `v1` Node.
-    Node(NodeObject),
+    Node(Held<NodeObject>),
     /// `v1` Pod.
-    Pod(PodObject),
+    Pod(Held<PodObject>),
     /// `crd.projectcalico.org/v1` (or `projectcalico.org/v3`) BlockAffinity.
-    Block(BlockObject),
+    Block(Held<BlockObject>),
     /// `crd.projectcalico.org/v1` (or `projectcalico.org/v3`) IPPool.
-    Pool(PoolObject),
+    Pool(Held<PoolObject>),
     /// `v1` Namespace.
-    Namespace(NamespaceObject),
+    Namespace(Held<NamespaceObject>),
     /// `networking.k8s.io/v1` NetworkPolicy.
-    Policy(PolicyObject),
+    Policy(Held<PolicyObject>),
     /// `v1` Service.
-    Service(ServiceObject),
+    Service(Held<ServiceObject>),
     /// `discovery.k8s.io/v1` EndpointSlice.
-    Slice(SliceObject),
+    Slice(Held<SliceObject>),
 }
 
 /// What an object is called. Its text is what kubectl would say: `Pod default/web-1`.
@@ -80,25 +84,25 @@ pub enum ObjectName {
     Slice(SliceName),
 }
 
-/// All objects of a cluster, each once.
+/// All objects of a cluster, each once. Whoever wants to keep them as they are now holds each of them: nobody changes one that is held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
     /// Nodes by name.
-    pub nodes: BTreeMap<String, NodeObject>,
+    pub nodes: BTreeMap<String, Held<NodeObject>>,
     /// Pods by name.
-    pub pods: BTreeMap<PodName, PodObject>,
+    pub pods: BTreeMap<PodName, Held<PodObject>>,
     /// BlockAffinities by name.
-    pub blocks: BTreeMap<String, BlockObject>,
+    pub blocks: BTreeMap<String, Held<BlockObject>>,
     /// IPPools by name.
-    pub pools: BTreeMap<String, PoolObject>,
+    pub pools: BTreeMap<String, Held<PoolObject>>,
     /// Namespaces by name.
-    pub namespaces: BTreeMap<String, NamespaceObject>,
+    pub namespaces: BTreeMap<String, Held<NamespaceObject>>,
     /// NetworkPolicies by name.
-    pub policies: BTreeMap<PolicyName, PolicyObject>,
+    pub policies: BTreeMap<PolicyName, Held<PolicyObject>>,
     /// Services by name.
-    pub services: BTreeMap<ServiceName, ServiceObject>,
+    pub services: BTreeMap<ServiceName, Held<ServiceObject>>,
     /// EndpointSlices by name.
-    pub slices: BTreeMap<SliceName, SliceObject>,
+    pub slices: BTreeMap<SliceName, Held<SliceObject>>,
 }
 
 // === impl Object ===
@@ -118,6 +122,22 @@ impl Object {
         }
     }
 }
+
+/// An object of each kind is one that is held.
+macro_rules! held {
+    ($($kind:ident: $object:ty),*) => {$(
+        impl From<$object> for Object {
+            fn from(object: $object) -> Self {
+                Self::$kind(object.into())
+            }
+        }
+    )*};
+}
+
+held!(
+    Node: NodeObject, Pod: PodObject, Block: BlockObject, Pool: PoolObject, Namespace: NamespaceObject, Policy: PolicyObject,
+    Service: ServiceObject, Slice: SliceObject
+);
 
 // === impl ObjectName ===
 
@@ -144,11 +164,11 @@ impl Objects {
     pub fn add(&mut self, object: Object) {
         match object {
             Object::Node(node) => match self.nodes.get_mut(&node.name) {
-                Some(earlier) => earlier.amend(node),
+                Some(earlier) => earlier.make_mut().amend(node.into_inner()),
                 None => drop(self.nodes.insert(node.name.clone(), node)),
             },
             Object::Pod(pod) => match self.pods.get_mut(&pod.name) {
-                Some(earlier) => earlier.amend(pod),
+                Some(earlier) => earlier.make_mut().amend(pod.into_inner()),
                 None => drop(self.pods.insert(pod.name.clone(), pod)),
             },
             // These have neither status nor annotations that count: the earlier one stays as it is.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Text;
+
 /// Declares the name of a namespaced kind: a type of its own, so that a policy's name is never taken for a pod's.
 macro_rules! namespaced {
     ($(#[$meta:meta])* $name:ident) => {
@@ -12,17 +14,17 @@ macro_rules! namespaced {
         #[serde(into = "String", try_from = "String")]
         pub struct $name {
             /// `metadata.namespace`.
-            pub namespace: String,
+            pub namespace: Text,
             /// `metadata.name`.
-            pub name: String,
+            pub name: Text,
         }
 
         // === impl $name ===
 
         impl $name {
             /// From its two parts.
-            pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-                Self { namespace: namespace.into(), name: name.into() }
+            pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
+                Self { namespace: Text::common(namespace.as_ref()), name: Text::from(name.as_ref()) }
             }
         }
 

@@ -210,21 +210,21 @@ impl Header {
     /// The object behind this header; `None` if it is of no known kind.
     fn object(&self, encoded: &impl Encoded) -> Result<Option<Object>, String> {
         let object = match self.kind()? {
-            ("v1", "Node") => encoded.decode::<Node>()?.map(NodeObject::from).map(Object::Node),
-            ("v1", "Pod") => encoded.decode::<Pod>()?.map(PodObject::from).map(Object::Pod),
-            ("v1", "Namespace") => encoded.decode::<Namespace>()?.map(NamespaceObject::from).map(Object::Namespace),
-            ("v1", "Service") => encoded.decode::<Service>()?.map(ServiceObject::from).map(Object::Service),
+            ("v1", "Node") => encoded.decode::<Node>()?.map(NodeObject::from).map(Object::from),
+            ("v1", "Pod") => encoded.decode::<Pod>()?.map(PodObject::from).map(Object::from),
+            ("v1", "Namespace") => encoded.decode::<Namespace>()?.map(NamespaceObject::from).map(Object::from),
+            ("v1", "Service") => encoded.decode::<Service>()?.map(ServiceObject::from).map(Object::from),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
-                encoded.decode::<EndpointSlice>()?.map(SliceObject::from).map(Object::Slice)
+                encoded.decode::<EndpointSlice>()?.map(SliceObject::from).map(Object::from)
             }
             ("networking.k8s.io/v1", "NetworkPolicy") => {
-                encoded.decode::<PolicyManifest>()?.map(PolicyObject::from).map(Object::Policy)
+                encoded.decode::<PolicyManifest>()?.map(PolicyObject::from).map(Object::from)
             }
             ("crd.projectcalico.org/v1" | "projectcalico.org/v3", "BlockAffinity") => {
-                encoded.decode::<BlockAffinity>()?.map(BlockObject::from).map(Object::Block)
+                encoded.decode::<BlockAffinity>()?.map(BlockObject::from).map(Object::from)
             }
             ("crd.projectcalico.org/v1" | "projectcalico.org/v3", "IPPool") => {
-                encoded.decode::<IpPool>()?.map(PoolObject::from).map(Object::Pool)
+                encoded.decode::<IpPool>()?.map(PoolObject::from).map(Object::from)
             }
             _ => return Ok(None),
         };

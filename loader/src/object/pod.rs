@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 pub use super::names::PodName;
-use super::{SharedLabels, amend_list, annotation, created_secs, without_length};
+use super::{SharedLabels, SharedPorts, Text, annotation, created_secs, without_length};
 
 /// Calico's annotation with all of a pod's addresses, each with `/32` or `/128`, joined by commas.
 const CALICO_POD_IPS: &str = "cni.projectcalico.org/podIPs";
@@ -25,6 +25,9 @@ pub const CALICO_HW_ADDR: &str = "cni.projectcalico.org/hwAddr";
 
 const WISHES: [&str; 4] = [CALICO_IP_ADDRS, CALICO_IPV4_POOLS, CALICO_IPV6_POOLS, CALICO_HW_ADDR];
 
+/// A list that holds no more than what is in it.
+pub type Texts = Box<[Box<str>]>;
+
 /// A Pod. Addresses are text as the object has them; the model reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -36,19 +39,19 @@ pub struct PodObject {
     /// `metadata.labels`.
     pub labels: SharedLabels,
     /// `spec.nodeName`: the node that the pod is bound to.
-    pub node: Option<String>,
+    pub node: Option<Text>,
     /// `spec.hostNetwork`: the pod has its node's addresses and no interface of its own.
     pub host_network: bool,
     /// `status.podIPs`, or `status.podIP` alone.
-    pub status_ips: Vec<String>,
+    pub status_ips: Texts,
     /// The first of Calico's annotations `podIPs`, `podIP` and `ipAddrs` that is there, without lengths of prefixes.
-    pub calico_ips: Vec<String>,
+    pub calico_ips: Texts,
     /// What the user asks for, and of which pod of the name.
     pub wishes: Option<Box<PodWishes>>,
     /// `status.phase`.
-    pub phase: Option<String>,
+    pub phase: Option<Text>,
     /// The named ports of all containers that run as long as the pod does. Ports without a name are only words.
-    pub ports: Vec<NamedPort>,
+    pub ports: SharedPorts,
     /// Who has told of it.
     pub standing: Standing,
 }
@@ -135,7 +138,7 @@ impl fmt::Display for Protocol {
 
 impl PodObject {
     /// The pod's addresses: those in its status, and only where there are none, those that Calico noted.
-    pub fn addresses(&self) -> &[String] {
+    pub fn addresses(&self) -> &[Box<str>] {
         if self.status_ips.is_empty() { &self.calico_ips } else { &self.status_ips }
     }
 
@@ -162,8 +165,11 @@ impl PodObject {
         self.wishes = self.wishes.take().or(wishes);
         self.created_secs = self.created_secs.or(created_secs);
         self.node = self.node.take().or(node);
-        amend_list(&mut self.status_ips, status_ips);
-        amend_list(&mut self.calico_ips, calico_ips);
+        for (earlier, later) in [(&mut self.status_ips, status_ips), (&mut self.calico_ips, calico_ips)] {
+            if !later.is_empty() {
+                *earlier = later;
+            }
+        }
         self.phase = phase.or(self.phase.take());
     }
 }
@@ -176,24 +182,21 @@ impl From<Pod> for PodObject {
         Self {
             created_secs: created_secs(&metadata),
             ports: named_ports(&spec),
-            node: spec.node_name.filter(|node| !node.is_empty()),
+            node: spec.node_name.as_deref().filter(|node| !node.is_empty()).map(Text::common),
             host_network: spec.host_network.unwrap_or_default(),
             standing: Standing::Known,
             calico_ips: calico_ips(&metadata),
             wishes: wishes(&metadata).map(Box::new),
-            phase: status.phase.clone().filter(|phase| !phase.is_empty()),
+            phase: status.phase.as_deref().filter(|phase| !phase.is_empty()).map(Text::common),
             status_ips: status_ips(status),
             labels: metadata.labels.unwrap_or_default().into(),
-            name: PodName {
-                namespace: metadata.namespace.unwrap_or_else(|| "default".to_owned()),
-                name: metadata.name.unwrap_or_default(),
-            },
+            name: PodName::new(metadata.namespace.as_deref().unwrap_or("default"), metadata.name.unwrap_or_default()),
         }
     }
 }
 
 /// Those of containers, and of init containers that go on running beside them (sidecars).
-fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
+fn named_ports(spec: &PodSpec) -> SharedPorts {
     let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(sidecar));
     let mut ports: Vec<NamedPort> = containers
@@ -206,13 +209,14 @@ fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
         .collect();
     ports.sort();
     ports.dedup();
-    ports.shrink_to_fit();
-    ports
+    ports.into()
 }
 
-fn status_ips(status: PodStatus) -> Vec<String> {
-    let all: Vec<String> = status.pod_ips.into_iter().flatten().map(|ip| ip.ip).filter(|ip| !ip.is_empty()).collect();
-    if all.is_empty() { status.pod_ip.into_iter().filter(|ip| !ip.is_empty()).collect() } else { all }
+fn status_ips(status: PodStatus) -> Texts {
+    let texts =
+        |ips: &mut dyn Iterator<Item = String>| ips.filter(|ip| !ip.is_empty()).map(Box::from).collect::<Texts>();
+    let all = texts(&mut status.pod_ips.into_iter().flatten().map(|ip| ip.ip));
+    if all.is_empty() { texts(&mut status.pod_ip.into_iter()) } else { all }
 }
 
 fn wishes(meta: &ObjectMeta) -> Option<PodWishes> {
@@ -221,11 +225,11 @@ fn wishes(meta: &ObjectMeta) -> Option<PodWishes> {
     Some(PodWishes { uid: meta.uid.as_deref()?.into(), annotations })
 }
 
-fn calico_ips(meta: &ObjectMeta) -> Vec<String> {
+fn calico_ips(meta: &ObjectMeta) -> Texts {
     if let Some(list) = annotation(meta, CALICO_POD_IPS).or_else(|| annotation(meta, CALICO_POD_IP)) {
-        return list.split(',').map(without_length).filter(|ip| !ip.is_empty()).collect();
+        return list.split(',').map(without_length).filter(|ip| !ip.is_empty()).map(Box::from).collect();
     }
-    let Some(list) = annotation(meta, CALICO_IP_ADDRS) else { return Vec::new() };
+    let Some(list) = annotation(meta, CALICO_IP_ADDRS) else { return Texts::default() };
     // What is no list stays as it is: the model then says of which pod it is and that it is no address.
-    serde_json::from_str(list).unwrap_or_else(|_no_list| vec![list.to_owned()])
+    serde_json::from_str(list).unwrap_or_else(|_no_list| Box::new([list.into()]))
 }

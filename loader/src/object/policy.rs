@@ -161,10 +161,8 @@ pub struct ExpressionSpec {
 impl From<PolicyManifest> for PolicyObject {
     fn from(policy: PolicyManifest) -> Self {
         let PolicyManifest { metadata, spec } = policy;
-        let name = PolicyName {
-            namespace: metadata.namespace.unwrap_or_else(|| "default".to_owned()),
-            name: metadata.name.unwrap_or_default(),
-        };
+        let namespace = metadata.namespace.as_deref().unwrap_or("default");
+        let name = PolicyName::new(namespace, metadata.name.unwrap_or_default());
         match Option::<PolicySpec>::deserialize(&spec) {
             Ok(spec) => Self { name, spec: spec.unwrap_or_default(), fault: None },
             Err(error) => Self { name, spec: PolicySpec::readable_part(&spec), fault: Some(error.to_string()) },

@@ -1,26 +1,44 @@
-//! Labels that pods share, once in memory.
+//! Values that many objects have alike, once in memory: the labels and ports of pods, the names of namespaces and nodes.
 //!
-//! In: labels. Out: the same, shared with whoever has equal ones. Never: a change: whoever wants other labels makes others.
+//! In: values. Out: the same, shared with whoever has equal ones. Never: a change: whoever wants another value makes another.
 //!
 //! A cluster has as many sets of labels as Deployments, and ten or a hundred times as many pods; and both the objects and the model
 //! hold each pod.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::hash::Hash;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::NamedPort;
+
+/// A value that is once in memory, however many have it.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shared<T: ?Sized>(Arc<T>);
+
 /// Labels by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SharedLabels(Arc<BTreeMap<String, String>>);
+pub type SharedLabels = Shared<BTreeMap<String, String>>;
 
-/// All that are in use, and some that were. For the whole process, because objects are read in many places.
-static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+/// The ports of a pod that have names.
+pub type SharedPorts = Shared<[NamedPort]>;
 
-#[derive(Default)]
-struct Known {
-    all: HashSet<Arc<BTreeMap<String, String>>>,
+/// A value of which all are known. For the whole process, because objects are read in many places.
+pub trait Pooled: Eq + Hash + Send + Sync + 'static {
+    /// Where they are.
+    fn pool() -> &'static Pool<Self>;
+}
+
+/// All values of a kind that are in use, and some that were.
+#[derive(Debug)]
+pub struct Pool<T: ?Sized>(Mutex<Known<T>>);
+
+#[derive(Debug)]
+struct Known<T: ?Sized> {
+    all: HashSet<Arc<T>>,
     /// When there are so many, it is time to forget what nobody uses.
     limit: usize,
 }
@@ -28,31 +46,119 @@ struct Known {
 /// So few need not be looked through.
 const FEW: usize = 1024;
 
+/// One pool for each kind of value.
+macro_rules! pooled {
+    ($($kind:ty),*) => {$(
+        impl Pooled for $kind {
+            fn pool() -> &'static Pool<Self> {
+                static POOL: LazyLock<Pool<$kind>> = LazyLock::new(Pool::default);
+                &POOL
+            }
+        }
+    )*};
+}
+
+pooled!(BTreeMap<String, String>, [NamedPort], str);
+
+// === impl Pool ===
+
+impl<T: Pooled + ?Sized> Pool<T> {
+    /// The value that is known as equal to this one, which becomes known if there is none.
+    fn share<V: Borrow<T> + Into<Arc<T>>>(&self, value: V) -> Shared<T> {
+        // A thread that panicked has added one entry or none.
+        Shared(self.0.lock().unwrap_or_else(PoisonError::into_inner).share(value))
+    }
+}
+
+impl<T: ?Sized> Default for Pool<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Known { all: HashSet::new(), limit: 0 }))
+    }
+}
+
 // === impl Known ===
 
-impl Known {
-    fn share(&mut self, labels: BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
-        if let Some(known) = self.all.get(&labels) {
+impl<T: Eq + Hash + ?Sized> Known<T> {
+    fn share<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        if let Some(known) = self.all.get(value.borrow()) {
             return Arc::clone(known);
         }
         if self.all.len() >= self.limit.max(FEW) {
-            self.all.retain(|labels| Arc::strong_count(labels) > 1);
+            self.all.retain(|value| Arc::strong_count(value) > 1);
             self.limit = 2 * self.all.len();
         }
-        let labels = Arc::new(labels);
-        self.all.insert(Arc::clone(&labels));
-        labels
+        let value = value.into();
+        self.all.insert(Arc::clone(&value));
+        value
+    }
+}
+
+// === impl Shared ===
+
+impl<T: ?Sized> Shared<T> {
+    /// The value, to be held by whoever holds it otherwise.
+    pub(super) fn into_inner(self) -> Arc<T> {
+        self.0
+    }
+}
+
+impl<T: ?Sized> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: fmt::Debug + ?Sized> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<T: ?Sized> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
     }
 }
 
 impl From<BTreeMap<String, String>> for SharedLabels {
     fn from(labels: BTreeMap<String, String>) -> Self {
-        // A thread that panicked has added one entry or none.
-        Self(KNOWN.lock().unwrap_or_else(PoisonError::into_inner).share(labels))
+        Pooled::pool().share(labels)
     }
 }
 
-impl Serialize for SharedLabels {
+impl From<Vec<NamedPort>> for SharedPorts {
+    fn from(ports: Vec<NamedPort>) -> Self {
+        Pooled::pool().share(ports)
+    }
+}
+
+impl From<&str> for Shared<str> {
+    fn from(text: &str) -> Self {
+        Pooled::pool().share(text)
+    }
+}
+
+impl FromIterator<NamedPort> for SharedPorts {
+    fn from_iter<I: IntoIterator<Item = NamedPort>>(ports: I) -> Self {
+        ports.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl Default for SharedLabels {
+    fn default() -> Self {
+        BTreeMap::new().into()
+    }
+}
+
+impl Default for SharedPorts {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
+impl<T: Serialize + ?Sized> Serialize for Shared<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.as_ref().serialize(serializer)
     }
@@ -64,11 +170,9 @@ impl<'de> Deserialize<'de> for SharedLabels {
     }
 }
 
-impl Deref for SharedLabels {
-    type Target = BTreeMap<String, String>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
+impl<'de> Deserialize<'de> for SharedPorts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Self::from)
     }
 }
 
@@ -90,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_nobody_uses_is_forgotten() {
-        let mut known = Known::default();
+        let mut known = Known { all: HashSet::new(), limit: 0 };
         let kept = known.share(labels(0));
         (1..10 * FEW).for_each(|number| drop(known.share(labels(number))));
         assert!(known.all.len() <= FEW + 1, "{}", known.all.len());

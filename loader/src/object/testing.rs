@@ -23,8 +23,8 @@ pub fn node<const A: usize, const B: usize>(name: &str, addresses: [&str; A], po
 pub fn pod<const A: usize>(name: &str, node: &str, addresses: [&str; A]) -> PodObject {
     PodObject {
         name: PodName::new("default", name),
-        node: Some(node.to_owned()),
-        status_ips: texts(addresses),
+        node: Some(node.into()),
+        status_ips: addresses.map(Box::from).into(),
         ..PodObject::default()
     }
 }
@@ -67,44 +67,8 @@ pub fn policy_in(namespace: &str, name: &str, spec: &str) -> PolicyObject {
         "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{namespace: {namespace}, name: {name}}}, spec: {spec}}}"
     );
     match manifest(&text, Format::Yaml).unwrap_or_else(|error| panic!("{error}\n{text}")).objects.pop() {
-        Some(Object::Policy(policy)) => policy,
+        Some(Object::Policy(policy)) => policy.into_inner(),
         other => panic!("a policy expected: {other:?}"),
-    }
-}
-
-impl From<NamespaceObject> for Object {
-    fn from(namespace: NamespaceObject) -> Self {
-        Self::Namespace(namespace)
-    }
-}
-
-impl From<PolicyObject> for Object {
-    fn from(policy: PolicyObject) -> Self {
-        Self::Policy(policy)
-    }
-}
-
-impl From<NodeObject> for Object {
-    fn from(node: NodeObject) -> Self {
-        Self::Node(node)
-    }
-}
-
-impl From<PodObject> for Object {
-    fn from(pod: PodObject) -> Self {
-        Self::Pod(pod)
-    }
-}
-
-impl From<PoolObject> for Object {
-    fn from(pool: PoolObject) -> Self {
-        Self::Pool(pool)
-    }
-}
-
-impl From<BlockObject> for Object {
-    fn from(block: BlockObject) -> Self {
-        Self::Block(block)
     }
 }
 

@@ -111,7 +111,7 @@ pub fn is_stray(model: &Model, pod: &Pod) -> bool {
 
 /// The pod's addresses that lie outside its node's blocks.
 fn outside<'a>(model: &'a Model, pod: &'a Pod) -> impl Iterator<Item = IpAddr> + use<'a> {
-    let node = model.nodes.get(&pod.node);
+    let node = model.nodes.get(pod.node.as_str());
     let in_block = move |ip: &IpAddr| node.is_none_or(|node| node.blocks.iter().any(|block| block.contains(ip)));
     pod.addresses.iter().copied().filter(move |ip| ip.is_ipv4() && !in_block(ip))
 }

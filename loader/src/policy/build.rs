@@ -4,12 +4,13 @@
 //! In: contents for each pod, the model, the last plan. Out: the next plan, or that it does not fit. Never: an id that means
 //! something else than it meant in the last plan.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use margay_maps::Id;
 
 use super::content::Content;
+use super::hash::Map;
 use super::identities::{Change, Identities};
 use super::rules::{self, Contents};
 use super::select::Wanted;
@@ -17,6 +18,7 @@ use super::universe::Universe;
 use super::{Directions, Limits, PolicyPlan};
 use crate::model::Model;
 use crate::object::PodName;
+use crate::sorted::side_by_side;
 
 /// What does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub(super) struct Overfull {
 }
 
 /// The ids that contents have in the maps, by their own ids.
-type Names = HashMap<Id, Id>;
+type Names = Map<Id, Id>;
 
 pub(super) fn build(
     model: &Model,
@@ -102,7 +104,11 @@ fn check<K: Ord, V>(
     new: &BTreeMap<K, V>,
     max: usize,
 ) -> Result<(), Overfull> {
-    let gone = old.map_or(0, |old| old.keys().filter(|key| !new.contains_key(key)).count());
+    // Where both would fit beside each other, what they have in common does not matter.
+    let Some(old) = old.filter(|old| old.len() + new.len() > max) else {
+        return if new.len() > max { Err(Overfull { map, max }) } else { Ok(()) };
+    };
+    let gone = side_by_side(old, new).filter(|(_, [_, now])| now.is_none()).count();
     if new.len() + gone > max { Err(Overfull { map, max }) } else { Ok(()) }
 }
 

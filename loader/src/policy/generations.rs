@@ -3,13 +3,15 @@
 //! In: the plan that was in force, and the one that is. Out: pods whose generation is to be raised. Never: fewer than those about
 //! whom a verdict could be another than it was; a few more do no harm but a look-up for each of their flows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use margay_maps::{Addr, Id, PrefixKey, RuleKey};
 
 use super::PolicyPlan;
+use super::hash::{Map, Set};
 use super::judge::LongestMatch;
 use crate::object::PodName;
+use crate::sorted::{differences, side_by_side};
 
 /// The pods whose own policies have other ids, that are new, or of whose policy the rules are others for an address than they were.
 pub fn raised(old: Option<&PolicyPlan>, new: &PolicyPlan) -> BTreeSet<PodName> {
@@ -31,11 +33,7 @@ pub fn raised_by(plan: &PolicyPlan, changes: impl Iterator<Item = (Addr, [Option
     if moves.is_empty() {
         return BTreeSet::new();
     }
-    let wanted: BTreeSet<Id> = moves.iter().flatten().copied().filter(|id| !id.is_none()).collect();
-    let mut said: HashMap<Id, BTreeSet<Said>> = HashMap::new();
-    for key in plan.rules.keys().filter(|key| wanted.contains(&key.identity)) {
-        said.entry(key.identity).or_default().insert(what_it_says(key));
-    }
+    let said = by_identity(plan, moves.iter().flatten().copied().collect());
     let nothing = BTreeSet::new();
     let of = |id: &Id| said.get(id).unwrap_or(&nothing);
     let changed: BTreeSet<Id> = moves
@@ -52,26 +50,33 @@ type Said = (Id, u32, u8, [u8; 2]);
 
 /// Policies that let some address do other things than before.
 fn changed_policies(old: &PolicyPlan, new: &PolicyPlan) -> BTreeSet<Id> {
-    let (said_before, said_now) = (by_identity(old), by_identity(new));
-    let said = |by: &'_ HashMap<Id, Vec<Said>>, id: Id| by.get(&id).cloned().unwrap_or_default();
-    let mut changed = BTreeSet::new();
-    let mut compare = |before: &[Said], now: &[Said]| {
-        let (before, now): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), now.iter().collect());
-        changed.extend(before.symmetric_difference(&now).map(|(policy, ..)| *policy));
-    };
-    compare(&said(&said_before, Id::NONE), &said(&said_now, Id::NONE));
+    let moves = moves(old, new);
+    let (stay, moved): (Set<_>, Set<_>) = moves.into_iter().partition(|(before, now)| before == now);
     // What is said of anyone is said of those without identity as of all others.
-    let own = |by: &HashMap<Id, Vec<Said>>, id: Id| if id.is_none() { Vec::new() } else { said(by, id) };
-    for (before, now) in moves(old, new) {
-        compare(&own(&said_before, before), &own(&said_now, now));
+    let concerned = |id: &Id| id.is_none() || stay.contains(&(*id, *id));
+    let other = differences(&old.rules, &new.rules).filter(|(_, both)| both.contains(&None)).map(|(key, _)| key);
+    let mut changed: BTreeSet<Id> = other.filter(|key| concerned(&key.identity)).map(|key| key.policy).collect();
+    let (said_before, said_now) = (
+        by_identity(old, moved.iter().map(|(before, _)| *before).collect()),
+        by_identity(new, moved.iter().map(|(_, now)| *now).collect()),
+    );
+    let nothing = BTreeSet::new();
+    for (before, now) in moved {
+        let (before, now) = (said_before.get(&before).unwrap_or(&nothing), said_now.get(&now).unwrap_or(&nothing));
+        changed.extend(before.symmetric_difference(now).map(|(policy, ..)| *policy));
     }
     changed
 }
 
-fn by_identity(plan: &PolicyPlan) -> HashMap<Id, Vec<Said>> {
-    let mut by: HashMap<Id, Vec<Said>> = HashMap::new();
-    for key in plan.rules.keys() {
-        by.entry(key.identity).or_default().push(what_it_says(key));
+/// What is said of each of some identities.
+fn by_identity(plan: &PolicyPlan, mut wanted: Set<Id>) -> Map<Id, BTreeSet<Said>> {
+    wanted.remove(&Id::NONE);
+    let mut by: Map<Id, BTreeSet<Said>> = Map::default();
+    if wanted.is_empty() {
+        return by;
+    }
+    for key in plan.rules.keys().filter(|key| wanted.contains(&key.identity)) {
+        by.entry(key.identity).or_default().insert(what_it_says(key));
     }
     by
 }
@@ -83,17 +88,13 @@ fn what_it_says(key: &RuleKey) -> Said {
 
 /// The identities that some address had and has. Every address is that of a pod that stands out, or lies in the longest prefix
 /// that holds it, before as now, and the prefixes of both times tell all these apart.
-fn moves(old: &PolicyPlan, new: &PolicyPlan) -> BTreeSet<(Id, Id)> {
+fn moves(old: &PolicyPlan, new: &PolicyPlan) -> Set<(Id, Id)> {
     let (longest_before, longest_now) = (LongestMatch::new(&old.networks), LongestMatch::new(&new.networks));
-    let id = |own: &BTreeMap<Addr, Id>, longest: &LongestMatch<'_>, addr: Addr| {
-        own.get(&addr).copied().unwrap_or_else(|| longest.find(addr))
-    };
-    let addresses: BTreeSet<&Addr> = old.identities.keys().chain(new.identities.keys()).collect();
-    let of_addresses = addresses
-        .into_iter()
-        .map(|addr| (id(&old.identities, &longest_before, *addr), id(&new.identities, &longest_now, *addr)));
-    let prefixes: BTreeSet<&PrefixKey> = old.networks.keys().chain(new.networks.keys()).collect();
-    let of_prefixes = prefixes.into_iter().map(|PrefixKey { prefix_len, addr }| {
+    let of_addresses = side_by_side(&old.identities, &new.identities).map(|(addr, [before, now])| {
+        let before = before.copied().unwrap_or_else(|| longest_before.find(*addr));
+        (before, now.copied().unwrap_or_else(|| longest_now.find(*addr)))
+    });
+    let of_prefixes = side_by_side(&old.networks, &new.networks).map(|(PrefixKey { prefix_len, addr }, _)| {
         (longest_before.find_within(*addr, *prefix_len), longest_now.find_within(*addr, *prefix_len))
     });
     of_addresses.chain(of_prefixes).collect()

@@ -1,12 +1,21 @@
-//! Ids as hashes of what they stand for.
+//! Ids as hashes of what they stand for, and maps by hashes.
 //!
 //! In: values. Out: the first eight bytes of a SHA-1, and never [`Id::NONE`], which has a meaning of its own.
 
+use std::collections::{HashMap, HashSet};
+
+use foldhash::fast::RandomState;
 use margay_maps::Id;
 use sha1::{Digest, Sha1};
 
 use super::content::{PeerRef, PortMatch};
 use crate::model::policy::Peer;
+
+/// A map that lives as long as a plan is being made: quick for small keys, of which each plan looks up very many.
+pub(super) type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// A set of the same kind.
+pub(super) type Set<K> = HashSet<K, RandomState>;
 
 /// A hash over values that cannot run into each other: every text and every list has its length before it.
 pub(crate) struct Hash8(Sha1);

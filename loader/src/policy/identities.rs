@@ -3,7 +3,7 @@
 //! In: a universe, the model, and while policies are about to go what they knew. Out: the content of the maps `identities` and
 //! `networks`, and what each id stands for. Never: one id for two addresses that a rule tells apart.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,11 +11,12 @@ use margay_maps::{Addr, Id, PrefixKey};
 
 use super::PolicyPlan;
 use super::content::{self, PeerRef};
+use super::hash::Map;
 use super::judge::LongestMatch;
 use super::networks::Networks;
 use super::universe::{PodIndex, Universe};
 use crate::model::{Model, Pod};
-use crate::object::{NamedPort, PodName};
+use crate::object::{NamedPort, ObjectName, PodName};
 
 /// Ids of addresses.
 #[derive(Debug, Default)]
@@ -54,10 +55,17 @@ struct Builder<'a> {
     universe: &'a Universe,
     networks: Networks,
     /// The ids of the sets of networks.
-    of_sets: HashMap<u32, Id>,
+    of_sets: Map<u32, Id>,
     change: Option<Change<'a>>,
-    cases: HashMap<Case<'a>, Id>,
+    cases: Map<Case<'a>, Id>,
+    /// What becomes the map `identities`.
+    addresses: Vec<(Addr, Id)>,
     result: Identities,
+}
+
+/// Whether an address is that of a pod.
+fn is_a_pods(model: &Model, addr: Addr) -> bool {
+    matches!(model.owners.get(&IpAddr::from(addr)), Some(ObjectName::Pod(_)))
 }
 
 // === impl Identities ===
@@ -70,7 +78,7 @@ impl Identities {
         let mut builder = Builder::new(universe, change);
         builder.networks();
         builder.addresses(model);
-        builder.result
+        builder.finish()
     }
 
     /// Of some pods alone, and only where they differ from what networks say; `networks` is left empty.
@@ -85,7 +93,7 @@ impl Identities {
         let mut builder = Builder::new(universe, None);
         let mut index = PodIndex::new(universe, model);
         pods.for_each(|(name, pod)| builder.pod(&mut index, name, pod, |_| Id::NONE));
-        builder.result
+        builder.finish()
     }
 
     /// The peers that an address matches.
@@ -102,11 +110,17 @@ impl<'a> Builder<'a> {
         Self {
             universe,
             networks: Networks::new(universe),
-            of_sets: HashMap::new(),
+            of_sets: Map::default(),
             change,
-            cases: HashMap::new(),
+            cases: Map::default(),
+            addresses: Vec::new(),
             result: Identities::default(),
         }
+    }
+
+    fn finish(self) -> Identities {
+        // All at once: sorted then, and none is looked for.
+        Identities { addresses: self.addresses.into_iter().collect(), ..self.result }
     }
 
     fn networks(&mut self) {
@@ -135,14 +149,12 @@ impl<'a> Builder<'a> {
             Some((plan, longest)) => plan.identities.get(&addr).copied().unwrap_or_else(|| longest.find(addr)),
             None => Id::NONE,
         };
-        let mut pods = BTreeSet::new();
         for (name, pod) in &model.pods {
-            pods.extend(pod.addresses.iter().map(|ip| Addr::from(*ip)));
             self.pod(&mut index, name, pod, before);
         }
         // Addresses that were pods' and are nobody's now.
         let known = self.change.into_iter().flat_map(|change| change.previous.identities.keys());
-        for addr in known.filter(|addr| !pods.contains(addr)) {
+        for addr in known.filter(|addr| !is_a_pods(model, **addr)) {
             self.address(IpAddr::from(*addr), None, &[], before(*addr));
         }
     }
@@ -175,7 +187,7 @@ impl<'a> Builder<'a> {
             }
         };
         if id != self.of_set(set) {
-            self.result.addresses.insert(Addr::from(ip), id);
+            self.addresses.push((Addr::from(ip), id));
         }
     }
 

@@ -5,22 +5,21 @@
 //! Labels that no selector asks for do not count, and of those that count, a value that no selector names is as good as any
 //! other such value. What is left of a pod's labels is the same for very many pods, and is judged once.
 
-use std::collections::HashMap;
-
+use super::hash::Map;
 use crate::model::labels::{Labels, Selector, Test};
 
 /// Selectors, and the sets of labels that were judged by them.
 #[derive(Debug, Default)]
 pub(super) struct SelectorIndex<'a> {
     selectors: Vec<&'a Selector>,
-    numbers: HashMap<&'a Selector, u32>,
+    numbers: Map<&'a Selector, u32>,
     /// Of each key that counts, its number and its values that count, by number.
-    keys: HashMap<&'a str, (u32, HashMap<&'a str, u32>)>,
+    keys: Map<&'a str, (u32, Map<&'a str, u32>)>,
     /// The selectors that ask for one of several values of a label, by each of these.
-    by_value: HashMap<(u32, u32), Vec<u32>>,
+    by_value: Map<(u32, u32), Vec<u32>>,
     /// The others, which have to be asked.
     others: Vec<u32>,
-    known: HashMap<Vec<(u32, u32)>, u32>,
+    known: Map<Vec<(u32, u32)>, u32>,
     matches: Vec<Vec<u32>>,
     /// The set of those that match whatever the labels are.
     unknown: Option<u32>,
@@ -42,7 +41,7 @@ impl<'a> SelectorIndex<'a> {
         self.selectors.push(selector);
         for (key, test) in selector.tests() {
             let next = self.keys.len() as u32;
-            let (_, values) = self.keys.entry(key).or_insert_with(|| (next, HashMap::new()));
+            let (_, values) = self.keys.entry(key).or_insert_with(|| (next, Map::default()));
             if let Test::In(set) | Test::NotIn(set) = test {
                 for value in set {
                     let next = values.len() as u32;

@@ -34,6 +34,7 @@
 pub mod amend;
 mod build;
 pub mod content;
+mod expand;
 pub mod generations;
 pub(crate) mod hash;
 mod identities;
@@ -55,6 +56,7 @@ use margay_maps::{Addr, Id, PrefixKey, Rule, RuleKey, layout};
 
 use self::content::{Content, PeerRef, RuleOrigin};
 use self::judge::Tables;
+pub use self::select::Memory;
 use crate::model::Model;
 use crate::object::PodName;
 use crate::problem::Problem;
@@ -123,11 +125,22 @@ impl PolicyPlan {
 
 /// What should be in force on a node. `previous`: the plan that is.
 pub fn compile(model: &Model, node: &str, previous: Option<&PolicyPlan>) -> PolicyPlan {
-    compile_within(model, node, previous, &Limits::MAPS)
+    compile_with(&mut Memory::default(), model, node, previous)
 }
 
-fn compile_within(model: &Model, node: &str, previous: Option<&PolicyPlan>, limits: &Limits) -> PolicyPlan {
-    let wanted = select::wanted(model, node);
+/// The same, sooner, where the memory has been used before.
+pub fn compile_with(memory: &mut Memory, model: &Model, node: &str, previous: Option<&PolicyPlan>) -> PolicyPlan {
+    compile_within(memory, model, node, previous, &Limits::MAPS)
+}
+
+fn compile_within(
+    memory: &mut Memory,
+    model: &Model,
+    node: &str,
+    previous: Option<&PolicyPlan>,
+    limits: &Limits,
+) -> PolicyPlan {
+    let wanted = select::wanted(model, node, memory);
     let overfull = match build::build(model, &wanted, previous, limits) {
         Ok(plan) => return plan,
         Err(overfull) => overfull,

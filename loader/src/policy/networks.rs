@@ -4,12 +4,13 @@
 //! the longest of them for an address. Never: a prefix of one family that says something about the other: `::/0` would
 //! hold IPv4 as the maps have it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use margay_maps::addr::V4_PREFIX_BITS;
 
+use super::hash::Map;
 use super::universe::Universe;
 use crate::model::policy::Peer;
 
@@ -18,7 +19,7 @@ use crate::model::policy::Peer;
 pub(super) struct Networks {
     prefixes: BTreeMap<IpNet, u32>,
     /// For each length, longest first, the prefixes of it, of both families.
-    by_length: Vec<(u8, HashMap<IpNet, u32>)>,
+    by_length: Vec<(u8, Map<IpNet, u32>)>,
     /// Members by the number of their set.
     sets: Vec<Vec<u32>>,
 }
@@ -30,7 +31,7 @@ const NOTHING: u32 = 0;
 
 impl Networks {
     pub fn new(universe: &Universe) -> Self {
-        let mut nets: HashMap<IpNet, Vec<(u32, &BTreeSet<IpNet>)>> = HashMap::new();
+        let mut nets: Map<IpNet, Vec<(u32, &BTreeSet<IpNet>)>> = Map::default();
         let mut prefixes = BTreeSet::new();
         for (number, member) in (0..).zip(&universe.members) {
             let Some(Peer::Cidr { net, except }) = member.who.peer.as_deref() else { continue };
@@ -47,8 +48,8 @@ impl Networks {
         }
         let lengths: BTreeSet<u8> = nets.keys().map(IpNet::prefix_len).collect();
         let mut networks = Self { prefixes: BTreeMap::new(), by_length: Vec::new(), sets: vec![Vec::new()] };
-        let mut known = HashMap::from([(Vec::new(), NOTHING)]);
-        let mut by_length: BTreeMap<u8, HashMap<IpNet, u32>> = BTreeMap::new();
+        let mut known = Map::from_iter([(Vec::new(), NOTHING)]);
+        let mut by_length: BTreeMap<u8, Map<IpNet, u32>> = BTreeMap::new();
         for prefix in prefixes {
             let wider = lengths.range(..=prefix.prefix_len()).filter_map(|length| cut(prefix.addr(), *length));
             let holding = wider.filter_map(|net| nets.get(&net)).flatten();

@@ -3,15 +3,15 @@
 //! In: contents, and what each identity stands for. Out: for each policy and identity what is allowed. Never: more rules than the
 //! map can hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use margay_maps::{Id, Rule, RuleKey};
 
 use super::content::{Content, PeerRef, PortMatch, RuleOrigin};
+use super::hash::Map;
 use super::identities::Identities;
 use super::ports::PortPrefix;
-use crate::object::Protocol;
 
 /// Rules, and who wrote them.
 #[derive(Debug, Default)]
@@ -30,11 +30,8 @@ struct Use<'a> {
     origin: &'a Arc<RuleOrigin>,
 }
 
-/// A peer, and the name of its port where that is what it is about.
-type PeerKey<'a> = (Id, Option<(Protocol, &'a str)>);
-
-/// By peers, the policies that name them.
-type Uses<'a> = HashMap<PeerKey<'a>, Vec<Use<'a>>>;
+/// By the ids of peers, the policies that name them.
+type Uses<'a> = Map<Id, Vec<Use<'a>>>;
 
 /// The rules of the policies that are about to go, of those that stay or come, and of all identities. `None` if these are more
 /// than `max`.
@@ -48,50 +45,65 @@ pub(super) fn rules(identities: &Identities, going: &Contents, staying: &Content
         for (peers, uses) in [(&peers.before, &going), (&peers.after, &staying)] {
             for peer in peers.iter() {
                 add(&mut found, *identity, peer, uses);
-                if found.len() > max {
-                    return None;
+                // Not with each: most are found once.
+                if found.len() > 2 * max {
+                    settle(&mut found);
+                    if found.len() > max {
+                        return None;
+                    }
                 }
             }
         }
     }
+    settle(&mut found);
     (found.len() <= max).then(|| finish(found))
 }
 
-/// Rules, each with the first who wrote it.
-type Found<'a> = BTreeMap<RuleKey, &'a Arc<RuleOrigin>>;
+/// Rules with who wrote them.
+type Found<'a> = Vec<(RuleKey, &'a Arc<RuleOrigin>)>;
 
 fn add<'a>(found: &mut Found<'a>, identity: Id, peer: &'a PeerRef, uses: &'a Uses<'a>) {
     let named = peer.port.as_ref().map(|port| (port.protocol, &*port.name));
-    for Use { policy, ports, origin } in uses.get(&(peer.who, named)).into_iter().flatten() {
+    for Use { policy, ports, origin } in uses.get(&peer.who).into_iter().flatten() {
+        let of_name = match ports {
+            PortMatch::Named(protocol, name) => Some((*protocol, name.as_str())),
+            _ => None,
+        };
+        if of_name != named {
+            continue;
+        }
         let (prefix_len, protocol, port) = key(ports, peer);
         let key = RuleKey { prefix_len, policy: *policy, identity, protocol, pad: 0, port_be: port.to_be_bytes() };
-        let first = found.entry(key).or_insert(origin);
-        if *origin < *first {
-            *first = origin;
-        }
+        found.push((key, origin));
     }
+}
+
+/// Each rule once, in order, with the first who wrote it.
+fn settle(found: &mut Found<'_>) {
+    found.sort_unstable();
+    found.dedup_by_key(|(key, _)| *key);
 }
 
 fn finish(found: Found<'_>) -> Rules {
-    let mut ids: HashMap<*const RuleOrigin, Id> = HashMap::new();
-    let mut rules = Rules::default();
-    for (key, origin) in found {
-        let id = *ids.entry(Arc::as_ptr(origin)).or_insert_with(|| origin.id());
-        rules.origins.entry(id).or_insert_with(|| Arc::clone(origin));
-        rules.rules.insert(key, Rule { origin: id });
-    }
-    rules
+    let mut ids: Map<*const RuleOrigin, Id> = Map::default();
+    let mut origins = BTreeMap::new();
+    let rules = found.into_iter().map(|(key, origin)| {
+        let id = *ids.entry(Arc::as_ptr(origin)).or_insert_with(|| {
+            let id = origin.id();
+            origins.entry(id).or_insert_with(|| Arc::clone(origin));
+            id
+        });
+        (key, Rule { origin: id })
+    });
+    let rules = rules.collect();
+    Rules { rules, origins }
 }
 
 fn uses(contents: &Contents) -> Uses<'_> {
-    let mut uses = Uses::new();
+    let mut uses = Uses::default();
     for (policy, content) in contents {
         for (entry, origin) in &content.allowed {
-            let named = match &entry.ports {
-                PortMatch::Named(protocol, name) => Some((*protocol, name.as_str())),
-                _ => None,
-            };
-            let of_peer = uses.entry((entry.who.id, named)).or_default();
+            let of_peer = uses.entry(entry.who.id).or_default();
             of_peer.push(Use { policy: *policy, ports: &entry.ports, origin });
         }
     }

@@ -3,17 +3,19 @@
 //! In: the model and the node's name. Out: for each of its pods the [`Content`] of both directions. Never: a direction left open
 //! because a pod's labels are not known yet: such a pod is isolated wherever a policy of its namespace could be about it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use margay_maps::Id;
 
-use super::content::{Content, Direction, Entry, PortMatch, RuleOrigin, Who};
+use super::content::{Content, Direction, Entry, PortMatch, RuleOrigin};
+use super::expand::Expanded;
+use super::hash::Map;
 use super::index::SelectorIndex;
-use super::ports::{self, PortPrefix};
-use crate::model::policy::{Policy, PolicyRule, Ports};
+use super::ports::PortPrefix;
+use crate::model::policy::Policy;
 use crate::model::{Model, Pod};
-use crate::object::{NamedPort, PodName, PolicyName, Standing};
+use crate::object::{Held, NamedPort, PodName, PolicyName, SharedPorts, Standing};
 
 /// What the policies of a pod allow. `None`: no policy isolates it in this direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,41 +24,56 @@ pub(super) struct Wanted {
     pub egress: Option<Arc<Content>>,
 }
 
-/// A policy, with its rules as entries of a content.
-struct Expanded<'a> {
-    policy: &'a Policy,
-    /// Names of ports not resolved yet.
-    ingress: Vec<(Entry, Arc<RuleOrigin>)>,
-    egress: Vec<(Entry, Arc<RuleOrigin>)>,
-    /// Whether what comes in depends on the names of the pod's ports.
-    names_ports: bool,
+/// The policies that are about a pod, and its ports where these matter: equal keys, equal contents.
+type Case = (Vec<u64>, Option<SharedPorts>);
+
+/// What was found out before, so that only what has changed is worked out again. All that it holds follows from its keys: with a new
+/// one the same comes out, later.
+#[derive(Debug, Default)]
+pub struct Memory {
+    policies: Map<PolicyName, Arc<Expanded>>,
+    cases: Map<Case, Wanted>,
+    /// How many policies were expanded so far.
+    count: u64,
 }
 
-/// The policies that are about a pod, and its ports where these matter: equal keys, equal contents.
-type Case<'a> = (Vec<u32>, &'a [NamedPort]);
-
 /// All pods of the node.
-pub(super) fn wanted(model: &Model, node: &str) -> BTreeMap<PodName, Wanted> {
-    let mut chooser = Chooser::new(model, node);
-    let mut cases: HashMap<Case<'_>, Wanted> = HashMap::new();
-    let mut contents = BTreeMap::new();
+pub(super) fn wanted(model: &Model, node: &str, memory: &mut Memory) -> BTreeMap<PodName, Wanted> {
+    let mut chooser = Chooser::new(model, node, memory);
+    let mut cases = Map::default();
     let mut all = BTreeMap::new();
     for (name, pod) in model.pods_on(node) {
         let wanted = match pod.standing {
             Standing::Announced => chooser.isolated(&name.namespace),
             Standing::Known => {
                 let case = chooser.case_of(&name.namespace, pod);
-                let known = cases.get(&case).cloned();
-                known.unwrap_or_else(|| {
-                    let wanted = chooser.together(&case, &mut contents);
-                    cases.insert(case, wanted.clone());
-                    wanted
-                })
+                let known = cases.get(&case).or_else(|| memory.cases.get(&case)).cloned();
+                let wanted = known.unwrap_or_else(|| chooser.together(&case));
+                cases.entry(case).or_insert(wanted).clone()
             }
         };
         all.insert(name.clone(), wanted);
     }
-    // Where two cases come to the same, both have the same origins.
+    // What nobody has any more is forgotten.
+    memory.cases = cases;
+    merge(&mut all);
+    all
+}
+
+/// Where two cases come to the same, both have the same origins: the first of all.
+fn merge(all: &mut BTreeMap<PodName, Wanted>) {
+    let mut contents: BTreeMap<Id, Arc<Content>> = BTreeMap::new();
+    for content in all.values().flat_map(Wanted::contents) {
+        let known = contents.entry(content.id).or_insert_with(|| Arc::clone(content));
+        if !Arc::ptr_eq(known, content) {
+            let known = Arc::make_mut(known);
+            for (entry, origin) in &content.allowed {
+                if let Some(first) = known.allowed.get_mut(entry).filter(|first| origin < first) {
+                    first.clone_from(origin);
+                }
+            }
+        }
+    }
     for wanted in all.values_mut() {
         for content in [&mut wanted.ingress, &mut wanted.egress].into_iter().flatten() {
             if let Some(merged) = contents.get(&content.id) {
@@ -64,29 +81,47 @@ pub(super) fn wanted(model: &Model, node: &str) -> BTreeMap<PodName, Wanted> {
             }
         }
     }
-    all
+}
+
+// === impl Memory ===
+
+impl Memory {
+    fn expanded(&self, name: &PolicyName, policy: &Held<Policy>, number: u64) -> Arc<Expanded> {
+        let known = self.policies.get(name).filter(|known| known.policy == *policy);
+        known.cloned().unwrap_or_else(|| Arc::new(Expanded::new(number, name, policy)))
+    }
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// Both directions'.
+    pub fn contents(&self) -> impl Iterator<Item = &Arc<Content>> {
+        self.ingress.iter().chain(&self.egress)
+    }
 }
 
 /// Finds the policies of a pod.
 struct Chooser<'a> {
-    policies: Vec<Expanded<'a>>,
+    policies: Vec<Arc<Expanded>>,
     index: SelectorIndex<'a>,
     /// The policies of a namespace with a selector.
-    by_selector: HashMap<(&'a str, u32), Vec<u32>>,
-    by_namespace: HashMap<&'a str, Vec<u32>>,
+    by_selector: Map<(&'a str, u32), Vec<u32>>,
+    by_namespace: Map<&'a str, Vec<u32>>,
 }
 
 // === impl Chooser ===
 
 impl<'a> Chooser<'a> {
     /// Only policies of namespaces that have pods here, and of these only what is asked for is looked at again.
-    fn new(model: &'a Model, node: &str) -> Self {
+    fn new(model: &'a Model, node: &str, memory: &mut Memory) -> Self {
         let mut chooser = Self {
             policies: Vec::new(),
             index: SelectorIndex::default(),
-            by_selector: HashMap::new(),
-            by_namespace: HashMap::new(),
+            by_selector: Map::default(),
+            by_namespace: Map::default(),
         };
+        let mut known = Map::default();
         let here: BTreeSet<&str> = model.pods_on(node).map(|(name, _)| name.namespace.as_str()).collect();
         for namespace in here {
             let first = PolicyName::new(namespace, "");
@@ -96,17 +131,22 @@ impl<'a> Chooser<'a> {
                 let selector = chooser.index.add(&policy.pods);
                 chooser.by_selector.entry((namespace, selector)).or_default().push(number);
                 chooser.by_namespace.entry(&name.namespace).or_default().push(number);
-                chooser.policies.push(Expanded::new(name, policy));
+                let expanded = memory.expanded(name, policy, memory.count);
+                memory.count += u64::from(expanded.number == memory.count);
+                chooser.policies.push(Arc::clone(&expanded));
+                known.insert(name.clone(), expanded);
             }
         }
+        memory.policies = known;
         chooser
     }
 
     /// What its contents follow from.
-    fn case_of<'p>(&mut self, namespace: &str, pod: &'p Pod) -> Case<'p> {
+    fn case_of(&mut self, namespace: &str, pod: &Pod) -> Case {
         let policies = self.policies_of(namespace, pod);
-        let names_ports = policies.iter().any(|number| self.policies[*number as usize].names_ports);
-        (policies, if names_ports { &pod.ports } else { &[] })
+        let policies = || policies.iter().map(|place| &self.policies[*place as usize]);
+        let names_ports = policies().any(|expanded| expanded.names_ports);
+        (policies().map(|expanded| expanded.number).collect(), names_ports.then(|| pod.ports.clone()))
     }
 
     /// In the order of their names.
@@ -126,7 +166,7 @@ impl<'a> Chooser<'a> {
     fn isolated(&self, namespace: &str) -> Wanted {
         let policies = self.by_namespace.get(namespace).into_iter().flatten();
         let mut wanted = Wanted::default();
-        for policy in policies.map(|number| self.policies[*number as usize].policy) {
+        for policy in policies.map(|number| &self.policies[*number as usize].policy) {
             let deny = |direction| Arc::new(Content::new(direction, BTreeMap::new()));
             if policy.ingress.is_some() && wanted.ingress.is_none() {
                 wanted.ingress = Some(deny(Direction::Ingress));
@@ -138,45 +178,28 @@ impl<'a> Chooser<'a> {
         wanted
     }
 
-    fn together(&self, (policies, ports): &Case<'_>, contents: &mut BTreeMap<Id, Arc<Content>>) -> Wanted {
-        let policies = || policies.iter().map(|number| &self.policies[*number as usize]);
-        let mut content = |direction, isolates: fn(&Policy) -> bool, entries: Vec<(Entry, Arc<RuleOrigin>)>| {
-            policies().any(|expanded| isolates(expanded.policy)).then(|| intern(direction, entries, contents))
-        };
-        let ingress = policies().flat_map(|expanded| &expanded.ingress).flat_map(|entry| resolve(entry, ports));
-        let egress = policies().flat_map(|expanded| &expanded.egress).cloned();
+    fn together(&self, (numbers, ports): &Case) -> Wanted {
+        // Both are in the order of the policies' names.
+        let mut numbers = numbers.iter().peekable();
+        let is_about = |expanded: &&Arc<Expanded>| numbers.next_if_eq(&&expanded.number).is_some();
+        let policies: Vec<_> = self.policies.iter().filter(is_about).collect();
+        let ports = ports.as_deref().unwrap_or_default();
+        let ingress = policies.iter().flat_map(|expanded| &expanded.ingress).flat_map(|entry| resolve(entry, ports));
+        let egress = policies.iter().flat_map(|expanded| expanded.egress.iter().cloned());
+        let is_any = |isolates: fn(&Policy) -> bool| policies.iter().any(|expanded| isolates(&expanded.policy));
         Wanted {
-            ingress: content(Direction::Ingress, |policy| policy.ingress.is_some(), ingress.collect()),
-            egress: content(Direction::Egress, |policy| policy.egress.is_some(), egress.collect()),
+            ingress: is_any(|policy| policy.ingress.is_some()).then(|| content(Direction::Ingress, ingress)),
+            egress: is_any(|policy| policy.egress.is_some()).then(|| content(Direction::Egress, egress)),
         }
     }
 }
 
-/// One content for each id, in which each entry has the first of all origins.
-fn intern(
-    direction: Direction,
-    entries: Vec<(Entry, Arc<RuleOrigin>)>,
-    contents: &mut BTreeMap<Id, Arc<Content>>,
-) -> Arc<Content> {
-    let mut allowed = BTreeMap::new();
-    let mut add = |(entry, origin): (Entry, Arc<RuleOrigin>)| {
-        let first = allowed.entry(entry).or_insert_with(|| Arc::clone(&origin));
-        if origin < *first {
-            *first = origin;
-        }
-    };
-    entries.into_iter().for_each(&mut add);
-    let mut content = Content::new(direction, allowed);
-    if let Some(known) = contents.get(&content.id) {
-        for (entry, origin) in &known.allowed {
-            if let Some(first) = content.allowed.get_mut(entry).filter(|first| origin < first) {
-                first.clone_from(origin);
-            }
-        }
-    }
-    let content = Arc::new(content);
-    contents.insert(content.id, Arc::clone(&content));
-    content
+/// Each entry with the first of all origins.
+fn content(direction: Direction, entries: impl Iterator<Item = (Entry, Arc<RuleOrigin>)>) -> Arc<Content> {
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_unstable();
+    entries.dedup_by(|next, first| next.0 == first.0);
+    Arc::new(Content::new(direction, entries.into_iter().collect()))
 }
 
 /// A port's name becomes the numbers that the pod itself has for it.
@@ -194,44 +217,4 @@ fn resolve<'p>(
         ports: PortMatch::Prefix(port.protocol, PortPrefix::one(port.number)),
     });
     as_it_is.into_iter().chain(resolved).map(|entry| (entry, Arc::clone(origin)))
-}
-
-// === impl Expanded ===
-
-impl<'a> Expanded<'a> {
-    fn new(name: &PolicyName, policy: &'a Policy) -> Self {
-        let expand = |direction, rules: &Option<Vec<PolicyRule>>| {
-            let rules = rules.iter().flatten().enumerate();
-            rules
-                .flat_map(|(rule, content)| {
-                    let origin = Arc::new(RuleOrigin { policy: name.clone(), direction, rule });
-                    entries(content).into_iter().map(move |entry| (entry, Arc::clone(&origin)))
-                })
-                .collect::<Vec<_>>()
-        };
-        let ingress = expand(Direction::Ingress, &policy.ingress);
-        let names_ports = ingress.iter().any(|(entry, _)| matches!(entry.ports, PortMatch::Named(..)));
-        Self { policy, ingress, egress: expand(Direction::Egress, &policy.egress), names_ports }
-    }
-}
-
-/// Each peer at each port.
-fn entries(rule: &PolicyRule) -> Vec<Entry> {
-    let PolicyRule { peers, ports } = rule;
-    let ports: Vec<PortMatch> =
-        if ports.is_empty() { vec![PortMatch::Any] } else { ports.iter().flat_map(port_matches).collect() };
-    let who: Vec<Who> = if peers.is_empty() { vec![Who::ANYONE] } else { peers.iter().map(Who::of).collect() };
-    let at_each =
-        |who: &Who| ports.iter().map(|ports| Entry { who: who.clone(), ports: ports.clone() }).collect::<Vec<_>>();
-    who.iter().flat_map(at_each).collect()
-}
-
-fn port_matches(ports: &Ports) -> Vec<PortMatch> {
-    match ports {
-        Ports::All(protocol) => vec![PortMatch::Protocol(*protocol)],
-        Ports::Named(protocol, name) => vec![PortMatch::Named(*protocol, name.clone())],
-        Ports::Range(protocol, first, last) => {
-            ports::prefixes(*first, *last).into_iter().map(|prefix| PortMatch::Prefix(*protocol, prefix)).collect()
-        }
-    }
 }

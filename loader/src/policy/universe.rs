@@ -3,8 +3,11 @@
 //! In: contents. Out: *members*, one for each [`Who`], found by a pod's labels or by an address. Never: a peer that no content names:
 //! identities are to tell apart only what some rule tells apart.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use super::hash::Map;
+use margay_maps::Id;
 
 use super::content::{Content, PeerRef, PortMatch, Who};
 use super::index::SelectorIndex;
@@ -35,7 +38,7 @@ pub(super) struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Universe {
     pub members: Vec<Member>,
-    numbers: HashMap<Who, u32>,
+    numbers: Map<Id, u32>,
     /// Whether any peer depends on the names of ports.
     pub names_ports: bool,
 }
@@ -56,7 +59,7 @@ impl Universe {
     fn add(&mut self, content: &Content, mark: impl Fn(&mut NamedBy)) {
         for entry in content.allowed.keys() {
             let next = self.members.len() as u32;
-            let number = *self.numbers.entry(entry.who.clone()).or_insert(next);
+            let number = *self.numbers.entry(entry.who.id).or_insert(next);
             if number == next {
                 let named = BTreeMap::new();
                 self.members.push(Member { who: entry.who.clone(), plain: NamedBy::default(), named });
@@ -104,7 +107,7 @@ impl Universe {
 
     /// Anyone, who has no address but may have a port of some name.
     pub fn anyone(&self) -> Option<u32> {
-        self.numbers.get(&Who::ANYONE).copied()
+        self.numbers.get(&Who::ANYONE.id).copied()
     }
 }
 
@@ -113,13 +116,15 @@ pub(super) struct PodIndex<'a> {
     pods: SelectorIndex<'a>,
     namespaces: SelectorIndex<'a>,
     /// By selector of pods and name of their namespace.
-    in_one: HashMap<(u32, &'a str), Vec<u32>>,
+    in_one: Map<(u32, &'a str), Vec<u32>>,
     /// By selector of pods, then by selector of namespaces.
-    in_selected: HashMap<u32, HashMap<u32, Vec<u32>>>,
+    in_selected: Map<u32, Map<u32, Vec<u32>>>,
     /// The namespaces' sets.
-    sets: HashMap<&'a str, u32>,
+    sets: Map<&'a str, u32>,
     /// What was found.
-    groups: HashMap<(&'a str, u32), u32>,
+    groups: Map<(&'a str, u32), u32>,
+    /// The same by where namespace and labels lie in memory, which most pods share with others.
+    places: Map<(*const str, *const Labels), u32>,
     members: Vec<Vec<u32>>,
 }
 
@@ -130,10 +135,11 @@ impl<'a> PodIndex<'a> {
         let mut index = Self {
             pods: SelectorIndex::default(),
             namespaces: SelectorIndex::default(),
-            in_one: HashMap::new(),
-            in_selected: HashMap::new(),
-            sets: HashMap::new(),
-            groups: HashMap::new(),
+            in_one: Map::default(),
+            in_selected: Map::default(),
+            sets: Map::default(),
+            groups: Map::default(),
+            places: Map::default(),
             members: Vec::new(),
         };
         for (number, member) in (0..).zip(&universe.members) {
@@ -155,11 +161,23 @@ impl<'a> PodIndex<'a> {
     }
 
     /// The number of the group that a pod belongs to.
-    pub fn group_of(&mut self, name: &'a PodName, pod: &Pod) -> u32 {
-        let set = match pod.standing {
-            Standing::Known => self.pods.set_of(&pod.labels),
-            Standing::Announced => self.pods.set_of_unknown(),
-        };
+    pub fn group_of(&mut self, name: &'a PodName, pod: &'a Pod) -> u32 {
+        if pod.standing == Standing::Announced {
+            let set = self.pods.set_of_unknown();
+            return self.group(name, set);
+        }
+        // The model is not changed while it is looked at, so nothing else comes to lie there.
+        let place: (*const str, *const Labels) = (name.namespace.as_str(), &*pod.labels);
+        if let Some(group) = self.places.get(&place) {
+            return *group;
+        }
+        let set = self.pods.set_of(&pod.labels);
+        let group = self.group(name, set);
+        self.places.insert(place, group);
+        group
+    }
+
+    fn group(&mut self, name: &'a PodName, set: u32) -> u32 {
         let namespace = name.namespace.as_str();
         if let Some(group) = self.groups.get(&(namespace, set)) {
             return *group;

@@ -3,8 +3,8 @@
 //! In: the world. Out: [`Objects`](crate::object::Objects), complete, and a [`Problem`](crate::problem::Problem) for whatever could
 //! not be understood. Never: fewer objects because something could not be read; only what is properly deleted goes.
 //!
-//! A source offers six things ([`Source`]): to be read, the objects as last read, what has changed, the problems found on the way, a channel that
-//! says when reading again is worth while, and to be kept for the next process. The channel is a hint: a reader that
+//! A source offers seven things ([`Source`]): to be read, the objects as last read, what has changed and since when, the problems found on
+//! the way, a channel that says when reading again is worth while, and to be kept for the next process. The channel is a hint: a reader that
 //! also comes by from time to time misses nothing.
 
 pub mod dir;
@@ -17,7 +17,7 @@ mod watch;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
@@ -55,6 +55,11 @@ pub trait Source: Send {
         None
     }
 
+    /// When the first of what the last reading has taken in was heard of. `None`: nothing was new, or nobody knows.
+    fn heard(&self) -> Option<Instant> {
+        None
+    }
+
     /// What was wrong when last read.
     fn problems(&self) -> Vec<Problem>;
 
@@ -69,7 +74,7 @@ pub trait Source: Send {
     /// now. Whoever acts before knows less than it could, or only what an earlier process knew.
     fn is_settled(&self) -> bool;
 
-    /// Writes down what is known, for the next process.
+    /// Writes down what is known, for the next process; or begins to, and says by and by how it went.
     ///
     /// # Errors
     /// The state directory cannot be written.
@@ -79,13 +84,13 @@ pub trait Source: Send {
     fn as_of(&self) -> Option<SystemTime>;
 }
 
-/// Makes a source, beginning with what an earlier process kept in `state`.
+/// Makes a source for a node, beginning with what an earlier process kept in `state`.
 ///
 /// # Errors
 /// The state directory cannot be read.
-pub fn open(config: SourceConfig, state: &StateDir) -> Result<Box<dyn Source>, StateError> {
+pub fn open(config: SourceConfig, node: &str, state: &StateDir) -> Result<Box<dyn Source>, StateError> {
     Ok(match config {
         SourceConfig::Directories(directories) => Box::new(DirSource::new(directories, state.last_good()?)),
-        SourceConfig::Kubernetes(config) => Box::new(KubeSource::start(config, state)?),
+        SourceConfig::Kubernetes(config) => Box::new(KubeSource::start(config, node, state)?),
     })
 }

@@ -264,7 +264,7 @@ fn a_directory_that_was_never_there_withholds_all_objects() {
     fs::remove_dir_all(dir.path()).unwrap();
     assert_eq!(read(&mut source), ["a=10.0.0.1"]);
     let mut next = DirSource::new(vec![dir.path().to_owned(), missing], Some(source.snapshot().clone()));
-    assert_eq!(next.objects().unwrap().pods[&PodName::new("default", "a")].addresses(), ["10.0.0.1"]);
+    assert_eq!(next.objects().unwrap().pods[&PodName::new("default", "a")].addresses(), ["10.0.0.1".into()]);
     assert_eq!(read(&mut next), ["a=10.0.0.1"], "in the next process as well");
 }
 

@@ -33,7 +33,7 @@ impl View {
     fn end_of(&self, address: IpAddr) -> End {
         let (kind, name, node) = match self.model.owners.get(&address) {
             Some(ObjectName::Pod(pod)) => {
-                let node = self.model.pods.get(pod).map(|pod| pod.node.clone());
+                let node = self.model.pods.get(pod).map(|pod| pod.node.to_string());
                 (Kind::Pod, Some(pod.to_string()), node)
             }
             Some(ObjectName::Node(node)) => (Kind::Node, Some(node.clone()), Some(node.clone())),

@@ -86,7 +86,7 @@ impl View {
         };
         (ingress.is_some() || egress.is_some()).then(|| IsolatedPod {
             pod: name.to_string(),
-            addresses: pod.addresses.clone(),
+            addresses: pod.addresses.to_vec(),
             ingress,
             egress,
             nothing_in: nothing(Direction::Ingress),

@@ -45,8 +45,20 @@ fn measured_pod(name: &str, address: &str) -> Value {
 /// The node of the pods that come: one of the synthetic ones, which there is in every cluster.
 const NODE: &str = "worker-00000.example";
 
+/// How long a change took.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// From its being written to its being in the maps.
+    pub whole: Duration,
+    /// Of that the agent's own part, from hearing of it, if the agent says so.
+    pub agent: Option<Duration>,
+}
+
+/// How long the agent may take to say how long it took.
+const SAID: Duration = Duration::from_millis(50);
+
 /// Pods come on another node, one after the other: from each one's write to its identity's being there.
-pub fn pods(stand: &Stand, count: usize) -> Result<Vec<Duration>> {
+pub fn pods(stand: &Stand, count: usize) -> Result<Vec<Took>> {
     let maps = stand.maps()?;
     (0..count)
         .map(|number| {
@@ -54,10 +66,12 @@ pub fn pods(stand: &Stand, count: usize) -> Result<Vec<Duration>> {
             let address = format!("10.128.0.{}", 200 + number);
             let pod = measured_pod(&format!("measured-{number}"), &address);
             let addr = Addr::from(address.parse::<std::net::Ipv4Addr>()?);
+            let passes = stand.status()?.passes;
             let began = Instant::now();
             stand.feed.create(&pod)?;
             until("a pod's identity", || Ok(maps.identities.get(&addr)?.is_some()))?;
-            let took = began.elapsed();
+            let whole = began.elapsed();
+            let took = Took { whole, agent: said(stand, passes)? };
             // Not in step with the agent's own clock.
             sleep(Duration::from_millis(20 + 7 * (number as u64 % 13)));
             Ok(took)
@@ -65,13 +79,57 @@ pub fn pods(stand: &Stand, count: usize) -> Result<Vec<Duration>> {
         .collect()
 }
 
-/// A policy about a pod of the node. Each has a port of its own.
-fn policy(number: usize, pod: usize) -> Value {
+/// What the agent says of a pass after so many that took a change in. `None`: it said nothing in time, or something else since.
+fn said(stand: &Stand, passes: u64) -> Result<Option<Duration>> {
+    let began = Instant::now();
+    while began.elapsed() < SAID {
+        let status = stand.status()?;
+        if let Some(change) = status.change_us.filter(|_| status.passes > passes) {
+            return Ok(Some(Duration::from_micros(change)));
+        }
+        sleep(LOOK);
+    }
+    Ok(None)
+}
+
+/// Which of the node's pods policies that come are about.
+#[derive(Clone, Copy, Debug)]
+pub enum About {
+    /// One of so many, in turn, so that none has the policies of another.
+    Each(usize),
+    /// All of so many: pods with ten thousand policies of their own each would be more than a map holds.
+    All(usize),
+}
+
+impl About {
+    /// As many policies as make each pod different from the others are as many rules over again.
+    pub fn pods(pods: usize, policies: usize) -> Self {
+        if policies > 1_000 { Self::All(pods) } else { Self::Each(pods) }
+    }
+
+    /// How many there are.
+    fn count(self) -> usize {
+        let (Self::Each(pods) | Self::All(pods)) = self;
+        pods
+    }
+
+    /// One that a policy is about, and what selects it.
+    fn subject(self, number: usize) -> (usize, Value) {
+        match self {
+            Self::Each(pods) => (number % pods, json!({ "matchLabels": { "app": format!("app-{}", number % pods) } })),
+            Self::All(pods) => (number % pods, json!({})),
+        }
+    }
+}
+
+/// A policy about such pods. Each has a port of its own.
+fn policy(number: usize, about: About) -> Value {
+    let (_, selector) = about.subject(number);
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": { "name": format!("measured-{number}"), "namespace": NAMESPACE },
         "spec": {
-            "podSelector": { "matchLabels": { "app": format!("app-{pod}") } },
+            "podSelector": selector,
             "policyTypes": ["Ingress"],
             "ingress": [{ "from": [{ "podSelector": {} }], "ports": [{ "port": 20_000 + number }] }],
         },
@@ -79,11 +137,11 @@ fn policy(number: usize, pod: usize) -> Value {
 }
 
 /// Policies come one after the other: from each one's write to its being in force for its pod. Then they go.
-pub fn policies(stand: &Stand, count: usize, pods: usize) -> Result<Vec<Duration>> {
-    let watch = Watch::new(stand, pods)?;
+pub fn policies(stand: &Stand, count: usize, about: About) -> Result<Vec<Duration>> {
+    let watch = Watch::new(stand, about.count())?;
     let mut times = Vec::new();
     for number in 0..count {
-        let (policy, pod) = (policy(number, number % pods), number % pods);
+        let (policy, (pod, _)) = (policy(number, about), about.subject(number));
         let before = watch.ingress(pod)?;
         let began = Instant::now();
         stand.feed.create(&policy)?;
@@ -93,15 +151,15 @@ pub fn policies(stand: &Stand, count: usize, pods: usize) -> Result<Vec<Duration
         sleep(Duration::from_millis(20 + 7 * (number as u64 % 13)));
     }
     for number in 0..count {
-        stand.feed.delete(&policy(number, number % pods))?;
+        stand.feed.delete(&policy(number, about))?;
     }
     Ok(times)
 }
 
 /// Many policies come at once: from the last one's write to the last change of what is in force.
-pub fn burst(stand: &Stand, count: usize, pods: usize) -> Result<Duration> {
-    let watch = Watch::new(stand, pods)?;
-    let all: Vec<Value> = (0..count).map(|number| policy(number, number % pods)).collect();
+pub fn burst(stand: &Stand, count: usize, about: About) -> Result<Duration> {
+    let watch = Watch::new(stand, about.count())?;
+    let all: Vec<Value> = (0..count).map(|number| policy(number, about)).collect();
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             stand.feed.create_at_once(all)?;

@@ -13,7 +13,7 @@ use std::{fs, time::Duration};
 use anyhow::Result;
 use serde::Serialize;
 
-use self::{feed::Feed, stand::Stand};
+use self::{changes::About, feed::Feed, stand::Stand};
 pub use self::{
     packet::PacketCost,
     report::{draw, percentile, render},
@@ -72,6 +72,8 @@ pub struct Step {
     pub maps_kib: u64,
     /// From a pod's write until its identity is in the map.
     pub pod_ms: Vec<f64>,
+    /// Of that the agent's own part, from hearing of it; of those of which it said so.
+    pub pod_agent_ms: Vec<f64>,
     /// From a policy's write until it is in force.
     pub policy_ms: Vec<f64>,
     /// From the last of many policies' write until the last is in force.
@@ -126,8 +128,9 @@ pub fn measure(options: &Options) -> Result<Step> {
         let start = stand.start_agent()?;
         let memory = stand.memory()?;
         let pods = changes::pods(stand, changes)?;
-        let policies = changes::policies(stand, changes, LOCAL_PODS)?;
-        let burst = (burst > 0).then(|| changes::burst(stand, burst, LOCAL_PODS)).transpose()?;
+        let about = About::pods(LOCAL_PODS, size.policies);
+        let policies = changes::policies(stand, changes, about)?;
+        let burst = (burst > 0).then(|| changes::burst(stand, burst, about)).transpose()?;
         Ok(Step {
             nodes: size.nodes,
             pods: size.pods,
@@ -137,7 +140,8 @@ pub fn measure(options: &Options) -> Result<Step> {
             memory,
             memory_after: stand.memory()?,
             maps_kib: maps_kib(stand)?,
-            pod_ms: pods.into_iter().map(ms).collect(),
+            pod_agent_ms: pods.iter().filter_map(|took| took.agent).map(ms).collect(),
+            pod_ms: pods.into_iter().map(|took| ms(took.whole)).collect(),
             policy_ms: policies.into_iter().map(ms).collect(),
             burst_ms: burst.map(ms),
             packet: packet::cost(stand)?,

@@ -13,6 +13,7 @@ pub fn render(steps: &[Step]) -> String {
         "policies",
         "from nothing",
         "one pod",
+        "of it the agent",
         "one policy",
         "agent",
         "at most",
@@ -27,6 +28,7 @@ pub fn render(steps: &[Step]) -> String {
             step.policies.to_string(),
             format!("{:.0} ms", step.start_ms),
             times(&step.pod_ms),
+            times(&step.pod_agent_ms),
             times(&step.policy_ms),
             format!("{:.0} MiB", mib(step.memory_after.resident_kib)),
             format!("{:.0} MiB", mib(step.memory_after.peak_kib)),
@@ -59,14 +61,15 @@ fn mib(kib: u64) -> f64 {
 const WIDTH: f64 = 340.0;
 const HEIGHT: f64 = 220.0;
 const MARGIN: f64 = 50.0;
-const COLOURS: [&str; 5] = ["#1f7a5c", "#d9b26f", "#3b5b92", "#9b3d3d", "#6f7c8a"];
+const COLOURS: [&str; 6] = ["#1f7a5c", "#b08fd9", "#d9b26f", "#3b5b92", "#9b3d3d", "#6f7c8a"];
 
 /// A figure of a step.
 type Figure = (&'static str, fn(&Step) -> f64);
 
 /// What is plotted, each on one scale from 1 to 100,000.
-const FIGURES: [Figure; 5] = [
+const FIGURES: [Figure; 6] = [
     ("from nothing, ms", |step| step.start_ms),
+    ("one pod, the agent's part, ms", |step| Spread::of(&step.pod_agent_ms).map_or(0.0, |spread| spread.median)),
     ("one pod, ms", |step| Spread::of(&step.pod_ms).map_or(0.0, |spread| spread.median)),
     ("one policy, ms", |step| Spread::of(&step.policy_ms).map_or(0.0, |spread| spread.median)),
     ("agent, MiB", |step| step.memory_after.resident_kib as f64 / 1024.0),
@@ -85,7 +88,7 @@ pub fn draw(curves: &[(Curve, Vec<Step>)]) -> String {
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"20\" fill=\"{}\">{name}</text>",
-            MARGIN + 130.0 * place as f64,
+            MARGIN + 195.0 * place as f64,
             COLOURS[place]
         );
     }

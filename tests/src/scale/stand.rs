@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use margay_loader::{datapath::pins::PinDir, state::StateDir};
+use margay_loader::{
+    datapath::pins::PinDir,
+    state::{StateDir, Status},
+};
 use margay_maps::{Addr, user::Maps};
 use nix::{
     sys::signal::{Signal, kill},
@@ -116,10 +119,15 @@ impl Stand {
             sleep(Duration::from_millis(2));
         }
         let took = began.elapsed();
-        let status = state.status()?.context("the agent has no status")?;
+        let status = self.status()?;
         let problems: Vec<_> = status.problems.iter().map(ToString::to_string).collect();
         ensure!(problems.is_empty(), "the agent has problems: {}", problems.join("; "));
         Ok(took)
+    }
+
+    /// What the agent said of itself after its last pass.
+    pub fn status(&self) -> Result<Status> {
+        StateDir::of(&self.lab.dir().agent_state(NODE)).status()?.context("the agent has no status")
     }
 
     /// Where the agent pins.

@@ -115,11 +115,19 @@ impl Cluster {
         self.source.read();
         let problems = self.problems();
         let Some(objects) = self.source.objects() else { return Seen { problems, ..Seen::default() } };
-        let first = |addresses: &[String]| addresses.first().cloned().unwrap_or_default();
+        let first = |address: Option<&str>| address.unwrap_or_default().to_owned();
         Seen {
             known: true,
-            nodes: objects.nodes.values().map(|node| (node.name.clone(), first(node.addresses()))).collect(),
-            pods: objects.pods.values().map(|pod| (pod.name.name.clone(), first(pod.addresses()))).collect(),
+            nodes: objects
+                .nodes
+                .values()
+                .map(|node| (node.name.clone(), first(node.addresses().first().map(String::as_str))))
+                .collect(),
+            pods: objects
+                .pods
+                .values()
+                .map(|pod| (pod.name.name.to_string(), first(pod.addresses().first().map(|ip| &**ip))))
+                .collect(),
             blocks: objects.blocks.values().map(|block| (block.name.clone(), block.node.clone())).collect(),
             problems,
         }
@@ -243,7 +251,7 @@ impl Cluster {
 }
 
 fn start(config: &ApiConfig, state: &TempDir) -> Result<(KubeSource, mpsc::Receiver<()>)> {
-    let mut source = KubeSource::start(config.clone(), &StateDir::of(state.path()))?;
+    let mut source = KubeSource::start(config.clone(), "a", &StateDir::of(state.path()))?;
     let wakes = source.watch();
     Ok((source, wakes))
 }

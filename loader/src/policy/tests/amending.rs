@@ -21,10 +21,12 @@ fn touched(before: &Model, now: &Model) -> BTreeMap<PodName, Option<Pod>> {
 
 fn elsewhere(object: Object) -> Object {
     match object {
-        Object::Pod(pod) => {
-            PodObject { node: Some("b".to_owned()), name: PodName::new("s", format!("b{}", pod.name.name)), ..pod }
-                .into()
+        Object::Pod(pod) => PodObject {
+            node: Some("b".into()),
+            name: PodName::new("s", format!("b{}", pod.name.name)),
+            ..PodObject::clone(&pod)
         }
+        .into(),
         other => other,
     }
 }

@@ -13,7 +13,7 @@ fn world() -> Vec<Object> {
         with_ports(pod_in("t/api", "b", "10.0.0.3", "app=api,tier=back"), "http=9090/TCP,http=90/UDP").into(),
         pod_in("t/web", "a", "10.0.0.4", "app=web").into(),
         PodObject { host_network: true, ..pod_in("s/host", "b", "192.0.2.2", "app=api") }.into(),
-        PodObject { phase: Some("Failed".to_owned()), ..pod_in("s/done", "b", "10.0.0.9", "app=api") }.into(),
+        PodObject { phase: Some("Failed".into()), ..pod_in("s/done", "b", "10.0.0.9", "app=api") }.into(),
     ]
 }
 

@@ -24,11 +24,11 @@ fn passes(plan: &PolicyPlan, to: &str, from: &str) -> bool {
 #[test]
 fn too_many_rules_leave_the_old_policies_in_force() {
     let limits = limits(10, 100, 100);
-    let old = compile_within(&state(2, FROM_X, vec![]), "a", None, &limits);
+    let old = compile_within(&mut Memory::default(), &state(2, FROM_X, vec![]), "a", None, &limits);
     assert_eq!((old.problems.len(), passes(&old, "srv", "10.0.1.1")), (0, true));
     let new = || vec![pod_in("s/new", "a", "10.0.0.2", "").into()];
     let now = state(3, WIDE, new());
-    let plan = compile_within(&now, "a", Some(&old), &limits);
+    let plan = compile_within(&mut Memory::default(), &now, "a", Some(&old), &limits);
     assert_eq!(plan.problems.len(), 1);
     assert!(plan.problems[0].to_string().starts_with(
         "map rules: the policies of this node, with those of before until they are gone, would need more than its 10"
@@ -37,9 +37,9 @@ fn too_many_rules_leave_the_old_policies_in_force() {
     assert!(passes(&plan, "srv", "10.0.1.3"), "the old policy, and the pods of now");
     assert!(!passes(&plan, "new", "10.0.1.1"), "what has come since is isolated");
     assert!(judge(&plan, &PodName::new("s", "new"), Direction::Egress, addr("10.0.1.1"), (6, 80)).passes());
-    let again = compile_within(&now, "a", Some(&plan), &limits);
+    let again = compile_within(&mut Memory::default(), &now, "a", Some(&plan), &limits);
     assert_eq!((again.problems.len(), again.enforcement), (1, plan.enforcement.clone()));
-    let good = compile_within(&state(3, FROM_X, new()), "a", Some(&plan), &limits);
+    let good = compile_within(&mut Memory::default(), &state(3, FROM_X, new()), "a", Some(&plan), &limits);
     assert_eq!((good.problems.len(), passes(&good, "new", "10.0.2.1")), (0, true));
 }
 
@@ -51,7 +51,7 @@ fn there_must_be_room_for_the_old_and_the_new_at_once() {
         )
     };
     let compile = |port, previous: Option<&PolicyPlan>, rules| {
-        compile_within(&state(1, &spec(port), vec![]), "a", previous, &limits(rules, 9, 9))
+        compile_within(&mut Memory::default(), &state(1, &spec(port), vec![]), "a", previous, &limits(rules, 9, 9))
     };
     let old = compile(80, None, 1);
     assert_eq!(old.problems, []);
@@ -63,7 +63,7 @@ fn there_must_be_room_for_the_old_and_the_new_at_once() {
 
 #[test]
 fn without_an_old_policy_everything_selected_is_isolated() {
-    let plan = compile_within(&state(2, WIDE, vec![]), "a", None, &limits(10, 100, 100));
+    let plan = compile_within(&mut Memory::default(), &state(2, WIDE, vec![]), "a", None, &limits(10, 100, 100));
     assert_eq!(plan.problems.len(), 1);
     assert!(!passes(&plan, "srv", "10.0.1.1"));
 }
@@ -71,12 +71,12 @@ fn without_an_old_policy_everything_selected_is_isolated() {
 #[test]
 fn where_not_even_the_cluster_of_now_fits_nobody_inherits() {
     let limits = limits(10, 2, 100);
-    let old = compile_within(&state(2, FROM_X, vec![]), "a", None, &limits);
+    let old = compile_within(&mut Memory::default(), &state(2, FROM_X, vec![]), "a", None, &limits);
     assert!(passes(&old, "srv", "10.0.1.2"));
     // The third client does not fit; the address of the second belongs to somebody else by now.
     let mut now = state(4, FROM_X, vec![pod_in("s/new", "a", "10.0.0.2", "app=srv").into()]);
     now.pods.get_mut(&PodName::new("s", "c2")).unwrap().labels = labels("app=y").into();
-    let plan = compile_within(&now, "a", Some(&old), &limits);
+    let plan = compile_within(&mut Memory::default(), &now, "a", Some(&old), &limits);
     assert!(plan.problems[0].to_string().starts_with("map identities: "));
     let who = ["10.0.1.1", "10.0.1.2", "10.0.1.3"].map(|from| passes(&plan, "srv", from));
     assert_eq!(who, [true, false, false]);
@@ -94,8 +94,8 @@ proptest! {
     ) {
         let limits = limits(rules, identities, 5);
         let (before, now) = (model(before), model(now));
-        let old = compile_within(&before, "a", None, &limits);
-        let plan = compile_within(&now, "a", Some(&old), &limits);
+        let old = compile_within(&mut Memory::default(), &before, "a", None, &limits);
+        let plan = compile_within(&mut Memory::default(), &now, "a", Some(&old), &limits);
         let wide = compile(&now, "a", None);
         if plan.problems.is_empty() {
             agree(&now, &plan)?;

@@ -69,7 +69,7 @@ pub(super) fn any_selector() -> impl Strategy<Value = Selector> {
 
 fn selector(text: &str) -> Selector {
     let spec = format!("{{podSelector: {text}}}");
-    model([policy_in("d", "p", &spec).into()]).policies.pop_first().unwrap().1.pods
+    model([policy_in("d", "p", &spec).into()]).policies.pop_first().unwrap().1.pods.clone()
 }
 
 fn any_selector_text() -> impl Strategy<Value = String> {

@@ -6,7 +6,7 @@ use crate::model::policy::{Namespaces, Peer, Policy, PolicyRule, Ports};
 
 fn selected<'a>(model: &'a Model, name: &PodName, pod: &Pod) -> Vec<&'a Policy> {
     let own = model.policies.iter().filter(|(policy, _)| policy.namespace == name.namespace);
-    own.map(|(_, policy)| policy).filter(|policy| policy.pods.matches(&pod.labels)).collect()
+    own.map(|(_, policy)| &**policy).filter(|policy| policy.pods.matches(&pod.labels)).collect()
 }
 
 fn peer_matches(model: &Model, peer: &Peer, ip: IpAddr, other: Option<(&PodName, &Pod)>) -> bool {
@@ -14,8 +14,8 @@ fn peer_matches(model: &Model, peer: &Peer, ip: IpAddr, other: Option<(&PodName,
         Peer::Cidr { net, except } => net.contains(&ip) && !except.iter().any(|inner| inner.contains(&ip)),
         Peer::Pods { namespaces, pods } => other.is_some_and(|(name, pod)| {
             let namespace = match namespaces {
-                Namespaces::One(one) => *one == name.namespace,
-                Namespaces::Selected(selector) => selector.matches(&model.namespaces[&name.namespace]),
+                Namespaces::One(one) => name.namespace == *one,
+                Namespaces::Selected(selector) => selector.matches(&model.namespaces[name.namespace.as_str()]),
             };
             namespace && pods.matches(&pod.labels)
         }),

@@ -140,9 +140,11 @@ proptest! {
         seed: usize,
     ) {
         let mut plan: Option<PolicyPlan> = None;
+        let mut memory = Memory::default();
         for (objects, patient) in states {
             let model = model(objects);
-            let next = compile(&model, "a", plan.as_ref());
+            let next = compile_with(&mut memory, &model, "a", plan.as_ref());
+            prop_assert_eq!(&next, &compile(&model, "a", plan.as_ref()), "what is remembered is what comes out");
             if let Some(plan) = &plan {
                 change(plan, &next, seed)?;
             }
@@ -160,6 +162,7 @@ proptest! {
         let mut now: BTreeMap<_, _> = objects.into_iter().map(|object| (object.name(), object)).collect();
         let mut last = model(now.values().cloned());
         let mut plan = compile(&last, "a", None);
+        let mut memory = Memory::default();
         for (pod, policy, namespace, which) in changes {
             for (bit, object) in [pod, policy, namespace].into_iter().enumerate() {
                 if which & (1 << bit) != 0 {
@@ -167,7 +170,8 @@ proptest! {
                 }
             }
             last = model(now.values().cloned());
-            let next = compile(&last, "a", Some(&plan));
+            let next = compile_with(&mut memory, &last, "a", Some(&plan));
+            prop_assert_eq!(&next, &compile(&last, "a", Some(&plan)), "what is remembered is what comes out");
             change(&plan, &next, seed)?;
             agree(&last, &next)?;
             plan = next;

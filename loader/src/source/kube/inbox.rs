@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{Notify, mpsc};
 
 use super::failure::Failure;
 use super::kind::{Change, Kind};
-use crate::object::{Object, ObjectName, Objects};
+use crate::object::{Held, Object, ObjectName, Objects};
 
 /// Shared by the watches and the source.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 struct Content {
     news: News,
+    /// Since when there are any.
+    since: Option<Instant>,
     health: BTreeMap<Kind, Health>,
 }
 
@@ -69,13 +71,17 @@ impl Inbox {
     pub(super) fn complete(&self, kind: Kind, objects: BTreeMap<ObjectName, Change>, now: SystemTime) {
         let mut content = self.content();
         content.news.complete(kind, objects);
+        content.since.get_or_insert_with(Instant::now);
         self.healthy(content, kind, now);
         self.wake();
     }
 
     /// A change.
     pub(super) fn change(&self, name: ObjectName, change: Change) {
-        self.content().news.changes.insert(name, change);
+        let mut content = self.content();
+        content.news.changes.insert(name, change);
+        content.since.get_or_insert_with(Instant::now);
+        drop(content);
         self.wake();
     }
 
@@ -109,10 +115,10 @@ impl Inbox {
         Kind::ALL.iter().all(heard) || health.values().any(|health| health.failing.is_some())
     }
 
-    /// Takes everything out.
-    pub(super) fn take(&self) -> (News, BTreeMap<Kind, Health>) {
+    /// Takes everything out, with the time at which the first of it was heard.
+    pub(super) fn take(&self) -> (News, Option<Instant>, BTreeMap<Kind, Health>) {
         let mut content = self.content();
-        (mem::take(&mut content.news), content.health.clone())
+        (mem::take(&mut content.news), content.since.take(), content.health.clone())
     }
 
     /// A task that panicked has changed one entry or none.
@@ -220,7 +226,7 @@ fn put(objects: &mut Objects, object: Object) -> bool {
     }
 }
 
-fn replace<N: Ord, O: PartialEq>(objects: &mut BTreeMap<N, O>, name: N, object: O) -> bool {
+fn replace<N: Ord, O: PartialEq>(objects: &mut BTreeMap<N, Held<O>>, name: N, object: Held<O>) -> bool {
     let same = objects.get(&name) == Some(&object);
     if !same {
         objects.insert(name, object);

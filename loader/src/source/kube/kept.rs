@@ -2,7 +2,6 @@
 //!
 //! In: objects and the time. Out: a value that serde writes and reads, and when it is worth writing. Never: a file.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,23 +9,23 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
 use crate::object::{
-    BlockObject, NamespaceObject, NodeObject, Objects, PodName, PodObject, PolicyName, PolicyObject, PoolObject,
+    BlockObject, Held, NamespaceObject, NodeObject, Objects, PodName, PodObject, PolicyName, PolicyObject, PoolObject,
     ServiceName, ServiceObject, SliceName, SliceObject,
 };
 
 /// The last good state. A kind that an older version did not watch is missing, and not empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept<'a> {
+pub(super) struct Kept {
     /// When this was last known to be the server's state, in seconds since 1970 UTC.
     as_of_secs: u64,
-    nodes: Option<Cow<'a, BTreeMap<String, NodeObject>>>,
-    pods: Option<Cow<'a, BTreeMap<PodName, PodObject>>>,
-    blocks: Option<Cow<'a, BTreeMap<String, BlockObject>>>,
-    pools: Option<Cow<'a, BTreeMap<String, PoolObject>>>,
-    namespaces: Option<Cow<'a, BTreeMap<String, NamespaceObject>>>,
-    policies: Option<Cow<'a, BTreeMap<PolicyName, PolicyObject>>>,
-    services: Option<Cow<'a, BTreeMap<ServiceName, ServiceObject>>>,
-    slices: Option<Cow<'a, BTreeMap<SliceName, SliceObject>>>,
+    nodes: Option<BTreeMap<String, Held<NodeObject>>>,
+    pods: Option<BTreeMap<PodName, Held<PodObject>>>,
+    blocks: Option<BTreeMap<String, Held<BlockObject>>>,
+    pools: Option<BTreeMap<String, Held<PoolObject>>>,
+    namespaces: Option<BTreeMap<String, Held<NamespaceObject>>>,
+    policies: Option<BTreeMap<PolicyName, Held<PolicyObject>>>,
+    services: Option<BTreeMap<ServiceName, Held<ServiceObject>>>,
+    slices: Option<BTreeMap<SliceName, Held<SliceObject>>>,
 }
 
 /// When to write.
@@ -43,20 +42,20 @@ const SHARE: u32 = 20;
 
 // === impl Kept ===
 
-impl<'a> Kept<'a> {
-    /// `objects`, which were the server's at `as_of`.
-    pub(super) fn of(objects: &'a Objects, as_of: SystemTime) -> Self {
+impl Kept {
+    /// `objects`, which were the server's at `as_of`: each is held, and none copied.
+    pub(super) fn of(objects: &Objects, as_of: SystemTime) -> Self {
         let Objects { nodes, pods, blocks, pools, namespaces, policies, services, slices } = objects;
         Self {
             as_of_secs: as_of.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            nodes: Some(Cow::Borrowed(nodes)),
-            pods: Some(Cow::Borrowed(pods)),
-            blocks: Some(Cow::Borrowed(blocks)),
-            pools: Some(Cow::Borrowed(pools)),
-            namespaces: Some(Cow::Borrowed(namespaces)),
-            policies: Some(Cow::Borrowed(policies)),
-            services: Some(Cow::Borrowed(services)),
-            slices: Some(Cow::Borrowed(slices)),
+            nodes: Some(nodes.clone()),
+            pods: Some(pods.clone()),
+            blocks: Some(blocks.clone()),
+            pools: Some(pools.clone()),
+            namespaces: Some(namespaces.clone()),
+            policies: Some(policies.clone()),
+            services: Some(services.clone()),
+            slices: Some(slices.clone()),
         }
     }
 
@@ -74,14 +73,14 @@ impl<'a> Kept<'a> {
             (Kind::Slice, slices.is_some()),
         ];
         let objects = Objects {
-            nodes: nodes.map(Cow::into_owned).unwrap_or_default(),
-            pods: pods.map(Cow::into_owned).unwrap_or_default(),
-            blocks: blocks.map(Cow::into_owned).unwrap_or_default(),
-            pools: pools.map(Cow::into_owned).unwrap_or_default(),
-            namespaces: namespaces.map(Cow::into_owned).unwrap_or_default(),
-            policies: policies.map(Cow::into_owned).unwrap_or_default(),
-            services: services.map(Cow::into_owned).unwrap_or_default(),
-            slices: slices.map(Cow::into_owned).unwrap_or_default(),
+            nodes: nodes.unwrap_or_default(),
+            pods: pods.unwrap_or_default(),
+            blocks: blocks.unwrap_or_default(),
+            pools: pools.unwrap_or_default(),
+            namespaces: namespaces.unwrap_or_default(),
+            policies: policies.unwrap_or_default(),
+            services: services.unwrap_or_default(),
+            slices: slices.unwrap_or_default(),
         };
         let kinds = kinds.into_iter().filter_map(|(kind, known)| known.then_some(kind)).collect();
         (objects, kinds, UNIX_EPOCH + Duration::from_secs(as_of_secs))
@@ -111,9 +110,14 @@ impl Rhythm {
         self.changed && self.not_before.is_none_or(|not_before| now >= not_before)
     }
 
+    /// What there is is being written. What changes from here on is to be written again.
+    pub(super) fn begun(&mut self) {
+        self.changed = false;
+    }
+
     /// It was tried to write, which took so long; whether it `worked`.
     pub(super) fn written<E>(&mut self, result: &Result<(), E>, took: Duration, now: Instant) {
-        self.changed = result.is_err();
+        self.changed |= result.is_err();
         self.not_before = Some(now + PAUSE.max(took * SHARE));
     }
 }

@@ -45,7 +45,6 @@ pub(super) enum Kind {
 
 /// One thing that a watch says.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and nearly all are of the large variant")]
 pub(super) enum Event {
     /// An object is new, different or gone.
     Object {
@@ -202,6 +201,21 @@ impl Kind {
     }
 }
 
+// === impl Change ===
+
+impl Change {
+    /// What is known of it on this node: what a pod of another one wishes is asked for there.
+    pub(super) fn seen_from(mut self, node: &str) -> Self {
+        if let Self::Put(Object::Pod(pod)) = &mut self
+            && pod.wishes.is_some()
+            && pod.node.as_deref() != Some(node)
+        {
+            pod.make_mut().wishes = None;
+        }
+        self
+    }
+}
+
 /// An object of the API that becomes one of ours.
 trait Wire: Resource<DynamicType = ()> + DeserializeOwned + Clone {
     fn object(self) -> Object;
@@ -209,49 +223,49 @@ trait Wire: Resource<DynamicType = ()> + DeserializeOwned + Clone {
 
 impl Wire for Node {
     fn object(self) -> Object {
-        Object::Node(NodeObject::from(self))
+        NodeObject::from(self).into()
     }
 }
 
 impl Wire for Pod {
     fn object(self) -> Object {
-        Object::Pod(PodObject::from(self))
+        PodObject::from(self).into()
     }
 }
 
 impl Wire for IpPool {
     fn object(self) -> Object {
-        Object::Pool(PoolObject::from(self))
+        PoolObject::from(self).into()
     }
 }
 
 impl Wire for Namespace {
     fn object(self) -> Object {
-        Object::Namespace(NamespaceObject::from(self))
+        NamespaceObject::from(self).into()
     }
 }
 
 impl Wire for Service {
     fn object(self) -> Object {
-        Object::Service(ServiceObject::from(self))
+        ServiceObject::from(self).into()
     }
 }
 
 impl Wire for EndpointSlice {
     fn object(self) -> Object {
-        Object::Slice(SliceObject::from(self))
+        SliceObject::from(self).into()
     }
 }
 
 impl Wire for PolicyManifest {
     fn object(self) -> Object {
-        Object::Policy(PolicyObject::from(self))
+        PolicyObject::from(self).into()
     }
 }
 
 impl Wire for BlockAffinity {
     fn object(self) -> Object {
-        Object::Block(BlockObject::from(self))
+        BlockObject::from(self).into()
     }
 }
 

@@ -13,6 +13,7 @@ mod connect;
 mod cursor;
 mod failure;
 mod inbox;
+mod keeper;
 mod kept;
 mod kind;
 mod report;
@@ -30,7 +31,8 @@ use tokio::task::JoinSet;
 
 pub use self::connect::{Access, ApiConfig, Patience};
 use self::inbox::{Health, Inbox};
-use self::kept::{Kept, Rhythm};
+use self::keeper::Keeper;
+use self::kept::Kept;
 use self::kind::Kind;
 use self::report::InForce;
 use self::watch::{Connect, Watch};
@@ -54,7 +56,9 @@ pub struct KubeSource {
     /// When what an earlier run left was the server's state.
     kept_as_of: Option<SystemTime>,
     health: BTreeMap<Kind, Health>,
-    rhythm: Rhythm,
+    /// When the first of what was last taken in was heard.
+    heard: Option<Instant>,
+    keeper: Keeper,
     /// Ended when the source is dropped.
     _watches: JoinSet<()>,
 }
@@ -63,13 +67,13 @@ pub struct KubeSource {
 
 impl KubeSource {
     /// Starts to watch, beginning with what an earlier run kept in `state`. Where the server is and whether it answers is no
-    /// condition: what is wrong with it is among the [`problems`](Source::problems).
+    /// condition: what is wrong with it is among the [`problems`](Source::problems). `node`: whose pods' wishes are to be known.
     ///
     /// Must be called within a tokio runtime with time and I/O.
     ///
     /// # Errors
     /// The state directory cannot be read.
-    pub fn start(config: ApiConfig, state: &StateDir) -> Result<Self, StateError> {
+    pub fn start(config: ApiConfig, node: &str, state: &StateDir) -> Result<Self, StateError> {
         let kept = state.last_good()?;
         let (server, patience) = (config.server(), config.patience);
         let config = Arc::new(config);
@@ -77,10 +81,10 @@ impl KubeSource {
             let config = Arc::clone(&config);
             Box::pin(async move { config.client().await }) as _
         };
-        Ok(Self::with(server, Arc::new(connect), patience, kept))
+        Ok(Self::with(server, node, Arc::new(connect), patience, kept))
     }
 
-    fn with(server: String, connect: Arc<Connect>, patience: Patience, kept: Option<Kept<'_>>) -> Self {
+    fn with(server: String, node: &str, connect: Arc<Connect>, patience: Patience, kept: Option<Kept>) -> Self {
         let (inbox, wakes) = Inbox::new();
         let inbox = Arc::new(inbox);
         let kept_as_of = kept.is_some();
@@ -89,7 +93,7 @@ impl KubeSource {
         let mut watches = JoinSet::new();
         for kind in Kind::ALL {
             let some_known = count(&objects, kind) > 0;
-            let watch = Watch::new(kind, Arc::clone(&connect), patience, Arc::clone(&inbox), some_known);
+            let watch = Watch::new(kind, Arc::clone(&connect), patience, Arc::clone(&inbox), some_known).on(node);
             watches.spawn(watch.run());
         }
         Self {
@@ -102,7 +106,8 @@ impl KubeSource {
             known,
             kept_as_of: kept_as_of.then_some(as_of),
             health: BTreeMap::new(),
-            rhythm: Rhythm::new(),
+            heard: None,
+            keeper: Keeper::new(),
             _watches: watches,
         }
     }
@@ -114,8 +119,8 @@ impl KubeSource {
 
 impl Source for KubeSource {
     fn read(&mut self) -> bool {
-        let (news, health) = self.inbox.take();
-        self.health = health;
+        let (news, heard, health) = self.inbox.take();
+        (self.health, self.heard) = (health, heard);
         let was_known = self.is_known();
         self.known.extend(news.complete_kinds());
         match (&mut self.changes, news.single()) {
@@ -125,13 +130,17 @@ impl Source for KubeSource {
         let changed = news.apply(&mut self.objects, &mut self.unreadable);
         let changed = changed || self.is_known() != was_known;
         if changed {
-            self.rhythm.changed();
+            self.keeper.changed();
         }
         changed
     }
 
     fn changes(&mut self) -> Option<BTreeSet<ObjectName>> {
         self.changes.replace(BTreeSet::new())
+    }
+
+    fn heard(&self) -> Option<Instant> {
+        self.heard
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -155,15 +164,8 @@ impl Source for KubeSource {
     }
 
     fn keep(&mut self, state: &StateDir, keep: Keep) -> Result<(), StateError> {
-        let started = Instant::now();
-        let due = match keep {
-            Keep::NowAndThen => self.rhythm.is_due(started),
-            Keep::Last => self.rhythm.is_changed(),
-        };
-        let Some(as_of) = self.as_of().filter(|_| due) else { return Ok(()) };
-        let result = state.write_last_good(&Kept::of(&self.objects, as_of));
-        self.rhythm.written(&result, started.elapsed(), Instant::now());
-        result
+        let (as_of, objects) = (self.as_of(), &self.objects);
+        self.keeper.keep(state, keep, || Some(Kept::of(objects, as_of?)))
     }
 
     fn as_of(&self) -> Option<SystemTime> {

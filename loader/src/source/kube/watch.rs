@@ -65,6 +65,8 @@ pub(super) struct Watch {
     client: Option<Client>,
     /// Whether objects of the kind are known, from the server or from an earlier run.
     some_known: bool,
+    /// The node that we are on.
+    node: Box<str>,
 }
 
 // === impl Watch ===
@@ -77,7 +79,12 @@ impl Watch {
         inbox: Arc<Inbox>,
         some_known: bool,
     ) -> Self {
-        Self { kind, connect, patience, inbox, cursor: Cursor::new(), client: None, some_known }
+        Self { kind, connect, patience, inbox, cursor: Cursor::new(), client: None, some_known, node: Box::default() }
+    }
+
+    /// On this node.
+    pub(super) fn on(self, node: &str) -> Self {
+        Self { node: node.into(), ..self }
     }
 
     /// Watches until the task is ended.
@@ -212,11 +219,11 @@ impl Watch {
         match self.cursor.heard(event) {
             Heard::Nothing => {}
             Heard::Part(name, Change::Deleted) => drop(list.remove(&name)),
-            Heard::Part(name, change) => drop(list.insert(name, change)),
+            Heard::Part(name, change) => drop(list.insert(name, change.seen_from(&self.node))),
             Heard::Complete => self.complete(std::mem::take(list)),
             Heard::News(name, change) => {
                 self.some_known = true;
-                self.inbox.change(name, change);
+                self.inbox.change(name, change.seen_from(&self.node));
             }
             Heard::Over(failure) => return Err(failure),
         }
@@ -231,7 +238,7 @@ impl Watch {
         let mut list = BTreeMap::new();
         loop {
             let page = self.page(client, &params).await?;
-            list.extend(page.objects);
+            list.extend(page.objects.into_iter().map(|(name, change)| (name, change.seen_from(&self.node))));
             params.continue_token = page.more;
             if params.continue_token.is_none() {
                 self.complete(list);

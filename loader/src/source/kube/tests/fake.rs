@@ -145,7 +145,7 @@ pub(super) const PATIENCE: Patience =
     Patience { answer: Duration::from_secs(2), list: Duration::from_secs(5), silence: Duration::from_millis(1500) };
 
 /// A source that watches the server at an address.
-pub(super) fn source(address: SocketAddr, kept: Option<Kept<'_>>) -> KubeSource {
+pub(super) fn source(address: SocketAddr, kept: Option<Kept>) -> KubeSource {
     let connect = move || {
         async move {
             let mut config = Config::new(format!("http://{address}").parse().unwrap());
@@ -154,7 +154,7 @@ pub(super) fn source(address: SocketAddr, kept: Option<Kept<'_>>) -> KubeSource 
         }
         .boxed()
     };
-    KubeSource::with("the fake".to_owned(), Arc::new(connect), PATIENCE, kept)
+    KubeSource::with("the fake".to_owned(), "a", Arc::new(connect), PATIENCE, kept)
 }
 
 /// Reads until something holds; `what` is for the failure.

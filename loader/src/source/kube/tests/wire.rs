@@ -131,7 +131,7 @@ fn news_change_what_they_are_about_and_nothing_else() {
     let (name, change) = put(pod("three", "node-a", ["10.0.0.3"]));
     inbox.change(name, change);
     assert!(read(&inbox, &mut objects));
-    let pods: Vec<_> = objects.pods.values().map(|pod| (pod.name.name.as_str(), pod.addresses()[0].as_str())).collect();
+    let pods: Vec<_> = objects.pods.values().map(|pod| (pod.name.name.as_str(), &*pod.addresses()[0])).collect();
     assert_eq!(pods, [("one", "10.0.0.9"), ("three", "10.0.0.3")]);
     assert_eq!((&objects.nodes, &objects.blocks), (&a_cluster().nodes, &a_cluster().blocks));
 
@@ -158,14 +158,14 @@ fn what_becomes_unreadable_stays_as_it_was() {
 fn what_is_kept_is_what_was_known() {
     let as_of = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
     let text = serde_json::to_string(&Kept::of(&a_cluster(), as_of)).unwrap();
-    let kept: Kept<'_> = serde_json::from_str(&text).unwrap();
+    let kept: Kept = serde_json::from_str(&text).unwrap();
     assert_eq!(kept.into_parts(), (a_cluster(), Kind::ALL.into(), as_of));
 
     // An older agent did not watch all kinds: those are not known to be none.
-    let kept: Kept<'_> = serde_json::from_str(r#"{"as_of_secs":1,"nodes":{},"pods":{}}"#).unwrap();
+    let kept: Kept = serde_json::from_str(r#"{"as_of_secs":1,"nodes":{},"pods":{}}"#).unwrap();
     assert_eq!(kept.into_parts().1, [Kind::Node, Kind::Pod].into());
     // What the other source has kept is not for us.
-    assert!(serde_json::from_str::<Kept<'_>>(r#"{"directories":[]}"#).is_err());
+    assert!(serde_json::from_str::<Kept>(r#"{"directories":[]}"#).is_err());
 }
 
 #[test]
@@ -177,13 +177,17 @@ fn what_is_known_is_not_written_with_every_change() {
     assert!(!rhythm.is_due(at(0)));
     rhythm.changed();
     assert!(rhythm.is_due(at(0)), "the first time at once");
+    rhythm.begun();
     rhythm.written(&Ok::<_, ()>(()), Duration::from_millis(1), at(0));
+    assert!(!rhythm.is_changed());
     rhythm.changed();
     assert!(!rhythm.is_due(at(4)) && rhythm.is_due(at(5)));
-    // The longer it takes, the less often.
-    rhythm.written(&Ok::<_, ()>(()), Duration::from_secs(1), at(5));
+    // The longer it takes, the less often. What changes meanwhile is not in it.
+    rhythm.begun();
     rhythm.changed();
+    rhythm.written(&Ok::<_, ()>(()), Duration::from_secs(1), at(5));
     assert!(!rhythm.is_due(at(24)) && rhythm.is_due(at(25)));
+    rhythm.begun();
     rhythm.written(&Err(()), Duration::from_millis(1), at(25));
     assert!(rhythm.is_changed() && !rhythm.is_due(at(29)) && rhythm.is_due(at(30)), "failed: tried again");
 }
