@@ -9,7 +9,7 @@ use margay_lab::{
     probe::{Capture, packet, send_frame},
     wiring::DEVICE,
 };
-use margay_loader::names::overlay_mac;
+use margay_loader::names::{overlay_mac, workload_interface};
 use margay_maps::{DropReason, Mac, overlay};
 
 /// Marks what must not arrive.
@@ -49,6 +49,23 @@ fn a_pod_cannot_send_from_others_addresses() {
         let mut seen = Capture::start(&far.namespace, DEVICE)?;
         send_frame(&x.namespace, DEVICE, &forged(x.address, &far))?;
         ensure!(seen.wait_for(LOOK, marked)?.is_some(), "an honest packet did not arrive");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_gets_nothing_that_is_for_another_address() {
+    two_nodes("spoof_route").test(|lab| {
+        let (x, near, a) = (lab.pod("x")?, lab.pod("near")?, lab.node("a")?);
+        // A route that somebody has left behind: the host's stack takes the pod for the stranger.
+        let (netlink, device) = (Netlink::open(&a.namespace)?, workload_interface("default", "near"));
+        netlink.add_route(STRANGER.into(), None, &device)?;
+        netlink.set_neighbour(&device, STRANGER, Netlink::open(&near.namespace)?.mac(DEVICE)?)?;
+        let mut seen = Capture::start(&near.namespace, DEVICE)?;
+        let stranger = Place { address: STRANGER, ..lab.pod("far")? };
+        let frame = forged(x.address, &stranger);
+        lab.drops_with("a", DropReason::NoEndpoint, || send_frame(&x.namespace, DEVICE, &frame))?;
+        ensure!(seen.wait_for(LOOK, marked)?.is_none(), "{near} saw a stranger's packet");
         Ok(())
     });
 }
