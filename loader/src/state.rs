@@ -276,6 +276,9 @@ impl StateDir {
     /// # Errors
     /// The directory cannot be written.
     pub fn remember_sysctls(&self, changed: &BTreeMap<String, String>) -> Result<(), StateError> {
+        if changed.is_empty() {
+            return Ok(());
+        }
         let mut known = self.original_sysctls()?;
         let before = known.len();
         for (name, value) in changed {

@@ -33,7 +33,7 @@ pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<
     }
     let mut removed = Vec::new();
     let host = Host::connect()?;
-    let view = host.view(None, &Default::default()).await?;
+    let view = host.view(None, &Default::default(), &Default::default()).await?;
     for (index, interface) in &view.interfaces {
         if attach::detach_all_clsact(*index) {
             removed.push(format!("filters of {}", interface.name));
@@ -49,7 +49,7 @@ pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<
     if bpffs.is_dir() && fs::remove_dir(bpffs).is_ok() {
         removed.push(format!("the directory {}", bpffs.display()));
     }
-    match host.ensure_routes(&Default::default(), None).await? {
+    match host.ensure_routes(&Default::default(), None, &mut Default::default()).await? {
         0 => {}
         routes => removed.push(format!("{routes} routes")),
     }

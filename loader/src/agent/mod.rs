@@ -81,10 +81,10 @@ pub async fn run(config: AgentConfig) -> Result<()> {
     state.forget_status()?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut host_changes = Host::watch()?;
+    let (mut host_changes, hints) = Host::watch()?;
     let mut resync = tokio::time::interval(config.resync);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut agent = Agent::start(config, state)?;
+    let mut agent = Agent::start(config, state, hints)?;
     let mut source_changes = agent.source.watch();
     settle(&*agent.source).await;
     let mut cni_requests = agent.serve_cni()?;

@@ -33,14 +33,15 @@ use crate::{
     flows::{self, Timeouts},
     health::{Health, Took},
     host::{
-        Host, HostError,
+        Hint, Hints, Host, HostError, OwnRoutes,
         nat::{self, NatError, NatTable},
         sysctl,
     },
     model::{Model, Touched},
+    names::WORKLOAD_PREFIX,
     notices::Notices,
     object::ObjectName,
-    plan::{self, Attachment, HostView, Options, Plan},
+    plan::{self, Attachment, HostView, Options, OverlayDevice, Plan},
     problem::Problem,
     source::{self, Keep, Source, SourceConfig},
     state::StateDir,
@@ -58,6 +59,7 @@ pub(super) struct Agent {
     pub(super) passes: u64,
     pub(super) health: Health,
     host: Host,
+    hints: Hints,
     nat: NatTable,
     cni: Arc<Server>,
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
@@ -80,7 +82,11 @@ pub(super) struct Done {
     records: Records,
     /// What was wrong with the objects that the model was built from.
     model_problems: Vec<Problem>,
-    view: HostView,
+    /// What the kernel was like when the last pass looked; `None` if that pass did not come to its end.
+    view: Option<HostView>,
+    routes: OwnRoutes,
+    /// The overlay device as it was found to be right, and its index.
+    overlay: Option<(OverlayDevice, u32)>,
     maps: apply::Known,
     attached: Known,
     attachments: BTreeSet<Attachment>,
@@ -104,7 +110,7 @@ pub(super) enum Look {
 
 impl Agent {
     /// Loads the datapath, and opens everything that a pass needs.
-    pub(super) fn start(config: AgentConfig, state: StateDir) -> Result<Self> {
+    pub(super) fn start(config: AgentConfig, state: StateDir, hints: Hints) -> Result<Self> {
         let datapath = Datapath::load(&config.bpffs)?;
         flows::start(datapath.pins().dir().to_owned(), Timeouts::default())?;
         let host = Host::connect()?;
@@ -130,6 +136,7 @@ impl Agent {
             passes: 0,
             health,
             host,
+            hints,
             nat: NatTable::default(),
             sweeper: Sweeper::new(Arc::clone(&cni)),
             cni,
@@ -367,17 +374,29 @@ impl Agent {
             return Ok(None);
         };
         let options = options(&self.config, self.datapath.features());
-        let reusable = (depth == Depth::Changes).then_some(&self.known.view);
-        let mut view = self.host.view(reusable, fresh).await?;
+        // Not kept if anything fails from here on: the hints are taken, and the next pass has to look at everything.
+        let before = self.known.view.take().filter(|_| depth == Depth::Changes);
+        let hint = self.hints.take();
+        match &before {
+            Some(before) => self.known.routes.consider(&hint, before),
+            None => self.known.routes.forget(),
+        }
+        let known: BTreeSet<u32> = before.iter().flat_map(|view| view.interfaces.keys().copied()).collect();
+        let mut view = self.host.view(before, &hint, fresh).await?;
         let mut plan = plan::plan(&model, &view, &options);
-        if let Some(overlay) = &plan.overlay {
+        let mended =
+            self.known.overlay.take().filter(|mended| !known.is_empty() && is_as_mended(mended, &hint, &plan, &view));
+        if mended.is_some() {
+            self.known.overlay = mended;
+        } else if let Some(overlay) = &plan.overlay {
             // Without the device pods of one node still reach each other: what fails is reported, the rest goes on.
             match self.host.ensure_overlay(overlay).await {
                 Ok(true) => {
-                    view = self.host.view(Some(&view), fresh).await?;
+                    // Looked at again by the next pass, which its own changes bring about.
+                    view = self.host.view(None, &hint, fresh).await?;
                     plan = plan::plan(&model, &view, &options);
                 }
-                Ok(false) => {}
+                Ok(false) => self.known.overlay = overlay_index(&view).map(|index| (overlay.clone(), index)),
                 Err(e) => problems.push(host_problem("the overlay device", &e)),
             }
         }
@@ -391,8 +410,9 @@ impl Agent {
         self.services.write_titles(&self.state)?;
         problems.extend(applied);
         self.attach(&plan, depth, problems)?;
-        self.set_sysctls(&plan, &view, depth, problems)?;
-        if let Err(e) = self.host.ensure_routes(&plan.host_routes, overlay_index(&view)).await {
+        self.set_sysctls(&plan, &view, &known, problems)?;
+        let own = &mut self.known.routes;
+        if let Err(e) = self.host.ensure_routes(&plan.host_routes, overlay_index(&view), own).await {
             problems.push(host_problem("the host's routes", &e));
         }
         if let Err(e) = self.nat.ensure(plan.nat.as_ref(), depth).await {
@@ -400,15 +420,15 @@ impl Agent {
         }
         self.in_force = in_force(&plan, &self.known.attached);
         self.readiness.send_replace(Readiness { ready: true, mtu: plan.config.overlay_mtu });
-        self.known.view = view;
-        problems.extend(self.sweep());
+        problems.extend(self.sweep(&view));
+        self.known.view = Some(view);
         Ok(Some(plan))
     }
 
     /// What no DEL has come through for is taken back. The records were read before the interfaces were, and a record is
     /// made after its interface.
-    fn sweep(&mut self) -> Option<Problem> {
-        let interfaces = self.known.view.interfaces.values().map(|interface| interface.name.as_str()).collect();
+    fn sweep(&mut self, view: &HostView) -> Option<Problem> {
+        let interfaces = view.interfaces.values().map(|interface| interface.name.as_str()).collect();
         self.sweeper.look(&self.known.records, &interfaces, tokio::time::Instant::now())
     }
 
@@ -424,13 +444,18 @@ impl Agent {
         Ok(())
     }
 
-    /// Settings of the kernel: all of them, or those that are new or of a new interface.
-    fn set_sysctls(&mut self, plan: &Plan, view: &HostView, depth: Depth, problems: &mut Vec<Problem>) -> Result<()> {
-        let before = &self.known.view.interfaces;
-        let new = view.interfaces.iter().filter(|(index, _)| !before.contains_key(index));
+    /// Settings of the kernel: all of them if no interface is `known` from before, else those that are new or of a new interface.
+    fn set_sysctls(
+        &mut self,
+        plan: &Plan,
+        view: &HostView,
+        known: &BTreeSet<u32>,
+        problems: &mut Vec<Problem>,
+    ) -> Result<()> {
+        let new = view.interfaces.iter().filter(|(index, _)| !known.contains(index));
         let new: Vec<String> = new.map(|(_, interface)| format!("/conf/{}/", interface.name)).collect();
         let done = |name: &str, value: &str| {
-            depth == Depth::Changes
+            !known.is_empty()
                 && self.known.sysctls.get(name).is_some_and(|known| known == value)
                 && !new.iter().any(|part| name.contains(part))
         };
@@ -439,7 +464,9 @@ impl Agent {
         let (refused, set) = sysctl::ensure(&self.config.proc_sys, &todo);
         self.known.sysctls = if refused.is_empty() { plan.sysctls.clone() } else { BTreeMap::new() };
         problems.extend(refused);
-        self.state.remember_sysctls(&set)?;
+        // Those of pods' interfaces go with them.
+        let lasting = set.into_iter().filter(|(name, _)| !name.contains(WORKLOAD_PREFIX)).collect();
+        self.state.remember_sysctls(&lasting)?;
         Ok(())
     }
 }
@@ -483,6 +510,11 @@ fn options(config: &AgentConfig, found: Features) -> Options {
         port: config.port,
         features,
     }
+}
+
+/// Whether the overlay device is what it was when nothing about it had to be mended, and what is wanted.
+fn is_as_mended((device, index): &(OverlayDevice, u32), hint: &Hint, plan: &Plan, view: &HostView) -> bool {
+    plan.overlay.as_ref() == Some(device) && !hint.concerns(*index) && overlay_index(view) == Some(*index)
 }
 
 fn overlay_index(view: &HostView) -> Option<u32> {

@@ -24,7 +24,7 @@ use super::{
     delegate,
     protocol::{Attached, HOST_MAC, Prepare, Prepared, Reply, Request},
     spec::{Added, AttachmentId, CniError, NetConf, VERSIONS, code, versions_json},
-    wire::{self, HostSide, Wire},
+    wire::{self, Pair, Wire},
 };
 use crate::{names::workload_interface, object::PodName, state::DEFAULT_STATE_DIR};
 
@@ -136,11 +136,11 @@ impl Plugin<'_> {
     fn add_with(&self, agent: &mut Agent, netns: &File, given: Vec<IpAddr>) -> Result<Value, CniError> {
         let pod = self.call.pod.clone().unwrap_or_default();
         let host_interface = workload_interface(&pod.namespace, &pod.name);
-        let host = wire::make(netns, &host_interface, &self.call.ifname).map_err(kernel)?;
-        let added = self.put_in_force(agent, netns, host, given, pod, host_interface);
+        let pair = Pair::make(netns, &host_interface, &self.call.ifname).map_err(kernel)?;
+        let added = self.put_in_force(agent, &pair, given, pod, host_interface);
         if added.is_err() {
             // The error is the one to report; DEL, and the end of the namespace, try again.
-            drop(host.remove());
+            drop(pair.remove());
         }
         Ok(added?.to_json(&self.conf.cni_version, self.conf.prev_result.as_ref()))
     }
@@ -148,8 +148,7 @@ impl Plugin<'_> {
     fn put_in_force(
         &self,
         agent: &mut Agent,
-        netns: &File,
-        host: HostSide,
+        pair: &Pair,
         given: Vec<IpAddr>,
         pod: PodName,
         host_interface: String,
@@ -168,7 +167,7 @@ impl Plugin<'_> {
         let mac = self.mac(mac.as_deref())?;
         let interface = self.call.ifname.as_str();
         let wire = Wire { interface, mac, addresses: &addresses, mtu };
-        let mac = wire::configure(netns, host, &wire).map_err(kernel)?;
+        let mac = pair.configure(&wire).map_err(kernel)?;
         let limited = self.conf.runtime_config.bandwidth.is_some();
         agent.ask(&Request::Commit { attachment: self.attachment(), limited })?;
         Ok(Added {

@@ -102,9 +102,18 @@ pub struct Readiness {
     pub mtu: u32,
 }
 
+/// The records, and how often they have been changed.
+#[derive(Clone, Default)]
+struct Versioned {
+    records: Records,
+    version: u64,
+}
+
 /// Shared by all connections.
 pub struct Server {
-    records: Mutex<Records>,
+    records: Mutex<Versioned>,
+    /// Which of the records' versions is on disk. Held while they are written.
+    kept: tokio::sync::Mutex<u64>,
     calls: Calls,
     wishes: Mutex<Wishes>,
     addresses: Box<dyn AddressManager>,
@@ -131,11 +140,12 @@ impl Server {
         addresses: Box<dyn AddressManager>,
         readiness: watch::Receiver<Readiness>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<PassRequest>), StateError> {
-        let records = Mutex::new(state.attachments()?.unwrap_or_default());
+        let records = Mutex::new(Versioned { records: state.attachments()?.unwrap_or_default(), version: 0 });
         let (passes, requests) = mpsc::channel(64);
         Ok((
             Arc::new(Self {
                 records,
+                kept: tokio::sync::Mutex::new(0),
                 calls: Calls::default(),
                 wishes: Mutex::default(),
                 addresses,
@@ -149,7 +159,7 @@ impl Server {
 
     /// The attachments, for the model.
     pub fn records(&self) -> Records {
-        self.lock().clone()
+        self.lock().records.clone()
     }
 
     /// Takes note of what the source says of this node's pods.
@@ -164,16 +174,28 @@ impl Server {
         wishes.get(&request.pod).filter(|known| *known.uid == *uid).map(|known| known.annotations.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Records> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Versioned> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the records, and keeps them before anybody hears of it.
-    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> Result<T, CniError> {
+    /// Changes the records in memory alone; the next [`Self::change`] keeps them.
+    fn note<T>(&self, change: impl FnOnce(&mut Records) -> T) -> (T, u64) {
         let mut records = self.lock();
-        let result = change(&mut records);
-        let kept = self.state.write_attachments(&*records);
-        kept.map_err(|e| CniError::new(code::TRY_AGAIN, "remembering the attachment", e.to_string()))?;
+        records.version += 1;
+        (change(&mut records.records), records.version)
+    }
+
+    /// Changes the records, and keeps them before the caller hears of it. Who comes while they are being written shares the
+    /// next write with all others who do.
+    async fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> Result<T, CniError> {
+        let (result, needed) = self.note(change);
+        let mut kept = self.kept.lock().await;
+        if *kept < needed {
+            let Versioned { records, version } = self.lock().clone();
+            let written = self.state.write_attachments(&records);
+            written.map_err(|e| CniError::new(code::TRY_AGAIN, "remembering the attachment", e.to_string()))?;
+            *kept = version;
+        }
         Ok(result)
     }
 
@@ -266,26 +288,27 @@ impl Server {
     }
 
     fn attached(&self, attachment: &AttachmentId) -> Option<Attached> {
-        let records = self.lock();
+        let Versioned { records, .. } = &*self.lock();
         records.get(attachment).map(|record| records.attached(record))
     }
 
     /// What is about to be given is remembered first, so that an agent that dies over it leaves a trace.
     async fn prepare(&self, request: &Prepare) -> Result<Prepared, CniError> {
         let mtu = self.ready()?.mtu;
-        let assigned = if request.given.is_empty() {
-            self.change(|records| records.expect(request))?;
-            self.addresses.assign(request, self.wishes_of(request)).await?
-        } else {
-            Assigned { addresses: request.given.clone(), mac: None }
-        };
-        let Assigned { addresses, mac } = assigned;
-        self.change(|records| records.prepare(request, addresses.clone()))?;
+        if !request.given.is_empty() {
+            let addresses = request.given.clone();
+            self.change(|records| records.prepare(request, addresses.clone())).await?;
+            return Ok(Prepared { addresses, mtu, mac: None });
+        }
+        self.change(|records| records.expect(request)).await?;
+        let Assigned { addresses, mac } = self.addresses.assign(request, self.wishes_of(request)).await?;
+        // What is on disk leads to them by the attachment's handle; the second half of ADD keeps them.
+        self.note(|records| records.prepare(request, addresses.clone()));
         Ok(Prepared { addresses, mtu, mac })
     }
 
     async fn commit(&self, attachment: &AttachmentId, limited: bool) -> Result<Option<Attached>, CniError> {
-        if !self.change(|records| records.commit(attachment))? {
+        if !self.change(|records| records.commit(attachment)).await? {
             let details = "nobody prepared it, or it was released meanwhile";
             return Err(CniError::new(code::TRY_AGAIN, "putting the attachment in force", details));
         }
@@ -307,12 +330,12 @@ impl Server {
             }
             return Ok(None);
         };
-        let own_addresses = self.change(|records| records.retire(attachment).is_some_and(|r| r.own_addresses))?;
+        let own_addresses = self.change(|records| records.retire(attachment).is_some_and(|r| r.own_addresses)).await?;
         self.pass(None, false).await?;
         if own_addresses {
             self.addresses.release(attachment).await?;
         }
-        self.change(|records| records.remove(attachment))?;
+        self.change(|records| records.remove(attachment)).await?;
         info!(interface = attached.host_interface, addresses = ?attached.addresses, "released");
         Ok(Some(attached))
     }
@@ -330,27 +353,27 @@ impl Server {
     pub async fn take_back(&self, seen: &Record) -> Result<(), CniError> {
         let attachment = &seen.attachment;
         let Some(_alone) = self.calls.alone(attachment) else { return Ok(()) };
-        if self.lock().get(attachment) != Some(seen) {
+        if self.lock().records.get(attachment) != Some(seen) {
             return Ok(());
         }
         info!(pod = %seen.pod, container = attachment.container_id, "its sandbox is gone, and no DEL came through");
         if seen.own_addresses {
             return self.release(attachment, true).await.map(drop);
         }
-        self.change(|records| records.retire(attachment).is_some())?;
+        self.change(|records| records.retire(attachment).is_some()).await?;
         self.pass(None, false).await
     }
 
     /// What is attached, if it is, and in force.
     async fn check(&self, attachment: &AttachmentId) -> Result<Option<Attached>, CniError> {
-        let committed = self.lock().get(attachment).is_some_and(|record| record.committed);
+        let committed = self.lock().records.get(attachment).is_some_and(|record| record.committed);
         let Some(attached) = self.attached(attachment).filter(|_| committed) else { return Ok(None) };
         self.pass(Some(attached.host_interface.clone()), false).await?;
         Ok(Some(attached))
     }
 
     async fn collect(&self, valid: &[AttachmentId]) -> Result<Vec<AttachmentId>, CniError> {
-        let stale = self.lock().stale(valid);
+        let stale = self.lock().records.stale(valid);
         let mut failed = None;
         // One that cannot be released keeps no other.
         for attachment in &stale {

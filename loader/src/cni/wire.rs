@@ -12,11 +12,12 @@ use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr},
     os::fd::AsRawFd as _,
+    rc::Rc,
     thread,
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use futures::TryStreamExt as _;
+use futures::{TryStreamExt as _, future::join_all};
 use margay_maps::Mac;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::{
@@ -46,7 +47,7 @@ pub struct Wire<'a> {
 
 /// A netlink connection in one network namespace.
 struct Netlink {
-    runtime: Runtime,
+    runtime: Rc<Runtime>,
     handle: Handle,
 }
 
@@ -55,12 +56,17 @@ struct Netlink {
 impl Netlink {
     /// In the namespace of the calling thread.
     fn here() -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build().context("starting the runtime")?;
-        let guard = runtime.enter();
-        let (connection, handle, _messages) = rtnetlink::new_connection().context("opening a netlink socket")?;
-        runtime.spawn(connection);
-        drop(guard);
-        Ok(Self { runtime, handle })
+        let runtime = runtime()?;
+        let handle = connect(&runtime)?;
+        Ok(Self { runtime: Rc::new(runtime), handle })
+    }
+
+    /// Here and in the pod's namespace. A socket stays in the namespace in which it was made, whoever uses it.
+    fn here_and_inside(netns: &File) -> Result<(Self, Self)> {
+        let runtime = runtime()?;
+        let (host, pod) = (connect(&runtime)?, inside(netns, || connect(&runtime))?);
+        let runtime = Rc::new(runtime);
+        Ok((Self { runtime: Rc::clone(&runtime), handle: host }, Self { runtime, handle: pod }))
     }
 
     fn find(&self, name: &str) -> Result<Option<LinkMessage>> {
@@ -80,98 +86,127 @@ impl Netlink {
         }
     }
 
-    fn loopback_up(&self) -> Result<()> {
-        let message = LinkUnspec::new_with_name("lo").up().build();
-        self.runtime.block_on(self.handle.link().change(message).execute()).context("setting lo up")
-    }
-
     /// Sets MTU and MAC, and the device up.
-    fn up(&self, index: u32, mtu: u32, mac: Option<Mac>) -> Result<()> {
+    async fn up(&self, index: u32, mtu: u32, mac: Option<Mac>) -> Result<()> {
         let mut message = LinkUnspec::new_with_index(index).mtu(mtu).up();
         if let Some(mac) = mac {
             message = message.address(mac.bytes.to_vec());
         }
-        self.runtime.block_on(self.handle.link().change(message.build()).execute()).context("setting the device up")
+        self.handle.link().change(message.build()).execute().await.context("setting the device up")
     }
 }
 
-/// The host's side of a pair that was made here. The name may be another pair's by the time it is used: a second sandbox
-/// of the same pod takes it over.
-#[derive(Clone, Copy, Debug)]
-pub struct HostSide {
-    index: u32,
+fn runtime() -> Result<Runtime> {
+    Builder::new_current_thread().enable_io().build().context("starting the runtime")
 }
 
-// === impl HostSide ===
+/// A connection in the namespace of the calling thread.
+fn connect(runtime: &Runtime) -> Result<Handle> {
+    let _guard = runtime.enter();
+    let (connection, handle, _messages) = rtnetlink::new_connection().context("opening a netlink socket")?;
+    runtime.spawn(connection);
+    Ok(handle)
+}
 
-impl HostSide {
+/// A pair that was made here. The host's name may be another pair's by the time it is used: a second sandbox of the same pod
+/// takes it over. Hence the numbers.
+pub struct Pair {
+    host: Netlink,
+    pod: Netlink,
+    host_index: u32,
+    pod_index: u32,
+    /// The pod's side's MAC, as the kernel chose it.
+    mac: Mac,
+}
+
+// === impl Pair ===
+
+impl Pair {
+    /// Makes the pair, both ends down. What an earlier call left under the host's name is taken away first.
+    ///
+    /// The agent sees the new `cali*` at once and attaches its programs while the caller still asks for addresses.
+    ///
+    /// # Errors
+    /// The namespace is gone, the pod's name is taken, or the kernel refused; nothing is left then.
+    pub fn make(netns: &File, host_interface: &str, interface: &str) -> Result<Self> {
+        let (host, pod) = Netlink::here_and_inside(netns)?;
+        let add = || {
+            let peer = LinkUnspec::new_with_name(interface).setns_by_fd(netns.as_raw_fd()).build();
+            let pair = LinkVeth::new(host_interface, interface)
+                .address(Mac::GATEWAY.bytes.to_vec())
+                .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+                .build();
+            host.runtime.block_on(host.handle.link().add(pair).execute())
+        };
+        let mut added = add();
+        if is_taken(&added)
+            && let Some(leftover) = host.find(host_interface)?
+        {
+            host.delete(leftover.header.index)?;
+            added = add();
+        }
+        added.with_context(|| format!("making the veth pair {host_interface} and {interface}"))?;
+        // By way of the pod's side: by now the host's name may be another pair's.
+        let vanished = || anyhow!("the new {interface} has vanished from the pod");
+        let link = pod.find(interface)?.ok_or_else(vanished)?;
+        let host_index = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Link(index) => Some(*index),
+            _ => None,
+        });
+        let (host_index, pod_index, mac) = (host_index.ok_or_else(vanished)?, link.header.index, mac_of(&link));
+        Ok(Self { host, pod, host_index, pod_index, mac })
+    }
+
+    /// Gives both ends what they need and sets them up: the pod's side addresses, the route to the gateway and by it to
+    /// everywhere, and a loopback that is up. Returns the pod side's MAC.
+    ///
+    /// # Errors
+    /// The namespace or the pair is gone, or the kernel refused.
+    pub fn configure(&self, wire: &Wire<'_>) -> Result<Mac> {
+        let Self { host, pod, host_index, pod_index, mac } = self;
+        let name = wire.interface;
+        let gateway = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(*pod_index);
+        let to_gateway = gateway.clone().destination_prefix(GATEWAY, 32).scope(RouteScope::Link).build();
+        let default = gateway.gateway(GATEWAY).build();
+        let addresses = wire.addresses.iter().map(|ip| {
+            let added = pod.handle.address().add(*pod_index, *ip, if ip.is_ipv4() { 32 } else { 128 }).execute();
+            async move { added.await.with_context(|| format!("giving {name} the address {ip}")) }
+        });
+        let routes = [to_gateway, default].map(|route| {
+            let added = pod.handle.route().add(route).execute();
+            async move { added.await.with_context(|| format!("adding a route by {name}")) }
+        });
+        let loopback = LinkUnspec::new_with_name("lo").up().build();
+        // Begun in this order, and each request is done when it has been sent: nobody waits for an answer in between.
+        let all = async {
+            tokio::join!(
+                biased;
+                pod.handle.link().change(loopback).execute(),
+                pod.up(*pod_index, wire.mtu, wire.mac),
+                join_all(addresses),
+                join_all(routes),
+                host.up(*host_index, wire.mtu, None),
+            )
+        };
+        let (loopback, pod, addresses, routes, host) = host.runtime.block_on(all);
+        loopback.context("setting lo up")?;
+        pod.with_context(|| format!("the pod's {name}"))?;
+        addresses.into_iter().chain(routes).collect::<Result<()>>()?;
+        host.context("the host's side")?;
+        Ok(wire.mac.unwrap_or(*mac))
+    }
+
     /// Takes the pair away; one that is not there any more is no error.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn remove(self) -> Result<()> {
-        Netlink::here()?.delete(self.index)
+    pub fn remove(&self) -> Result<()> {
+        self.host.delete(self.host_index)
     }
 }
 
-/// Makes the pair, both ends down. What an earlier call left under the host's name is taken away first.
-///
-/// The agent sees the new `cali*` at once and attaches its programs while the caller still asks for addresses.
-///
-/// # Errors
-/// The namespace is gone, the pod's name is taken, or the kernel refused; nothing is left then.
-pub fn make(netns: &File, host_interface: &str, interface: &str) -> Result<HostSide> {
-    let host = Netlink::here()?;
-    if let Some(leftover) = host.find(host_interface)? {
-        host.delete(leftover.header.index)?;
-    }
-    let peer = LinkUnspec::new_with_name(interface).setns_by_fd(netns.as_raw_fd()).build();
-    let pair = LinkVeth::new(host_interface, interface)
-        .address(Mac::GATEWAY.bytes.to_vec())
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-        .build();
-    let names = || format!("making the veth pair {host_interface} and {interface}");
-    host.runtime.block_on(host.handle.link().add(pair).execute()).with_context(names)?;
-    // By way of the pod's side: by now the host's name may be another pair's.
-    let pod = inside(netns, || Netlink::here()?.find(interface))?;
-    let peer = pod.iter().flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
-        LinkAttribute::Link(index) => Some(*index),
-        _ => None,
-    });
-    Ok(HostSide { index: peer.ok_or_else(|| anyhow!("the new {interface} has vanished from the pod"))? })
-}
-
-/// Gives both ends what they need and sets them up. Returns the pod side's MAC.
-///
-/// # Errors
-/// The namespace or the pair is gone, or the kernel refused.
-pub fn configure(netns: &File, host: HostSide, wire: &Wire<'_>) -> Result<Mac> {
-    let mac = inside(netns, || configure_pod(wire))?;
-    Netlink::here()?.up(host.index, wire.mtu, None).context("the host's side")?;
-    Ok(mac)
-}
-
-/// The pod's side: loopback up, addresses, the route to the gateway and by it to everywhere.
-fn configure_pod(wire: &Wire<'_>) -> Result<Mac> {
-    let pod = Netlink::here()?;
-    pod.loopback_up()?;
-    let gone = || anyhow!("the pod has no {}", wire.interface);
-    let index = pod.find(wire.interface)?.ok_or_else(gone)?.header.index;
-    pod.up(index, wire.mtu, wire.mac).with_context(|| format!("the pod's {}", wire.interface))?;
-    let link = pod.find(wire.interface)?.ok_or_else(gone)?;
-    for ip in wire.addresses {
-        let len = if ip.is_ipv4() { 32 } else { 128 };
-        let added = pod.runtime.block_on(pod.handle.address().add(index, *ip, len).execute());
-        added.with_context(|| format!("giving {} the address {ip}", wire.interface))?;
-    }
-    let gateway = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
-    let to_gateway = gateway.clone().destination_prefix(GATEWAY, 32).scope(RouteScope::Link).build();
-    let default = gateway.gateway(GATEWAY).build();
-    for route in [to_gateway, default] {
-        let added = pod.runtime.block_on(pod.handle.route().add(route).execute());
-        added.with_context(|| format!("adding a route by {}", wire.interface))?;
-    }
-    Ok(mac_of(&link))
+fn is_taken(added: &Result<(), rtnetlink::Error>) -> bool {
+    matches!(added, Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::EEXIST)
 }
 
 fn mac_of(link: &LinkMessage) -> Mac {

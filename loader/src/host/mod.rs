@@ -13,6 +13,11 @@ mod watch;
 
 use rtnetlink::Handle;
 
+pub use self::{
+    routes::OwnRoutes,
+    watch::{Hint, Hints},
+};
+
 /// Margay's number among the routing protocols (`rtm_protocol`, include/uapi/linux/rtnetlink.h: everything above
 /// RTPROT_STATIC is for whoever wants it; iproute2's rt_protos names none of this number). It marks the routes that
 /// are ours to keep and to remove; `ip route show proto 77` lists them.

@@ -5,50 +5,124 @@ use std::{
     net::IpAddr,
 };
 
-use futures::TryStreamExt;
+use futures::{TryStreamExt, future::join_all};
 use ipnet::IpNet;
 use margay_maps::Mac;
 use rtnetlink::{
-    RouteMessageBuilder,
+    LinkGetRequest, RouteMessageBuilder,
     packet_route::{
+        AddressFamily,
         address::AddressAttribute,
-        link::{LinkAttribute, LinkFlags, LinkMessage},
+        link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
     },
 };
 
-use super::{Host, HostError, ROUTE_PROTOCOL};
+use super::{Hint, Host, HostError, ROUTE_PROTOCOL};
+use crate::names::WORKLOAD_PREFIX;
 use crate::plan::{FibRoute, HostView, Interface};
 
 // === impl Host ===
 
 impl Host {
-    /// Everything that the plan depends on. The MACs of pods, each a request of its own, are taken from `previous` where
-    /// it has them, but not for the interfaces in `fresh`.
+    /// Everything that the plan depends on. Of what `previous` holds only that is looked at again at which the `hint` points, and
+    /// the interfaces in `fresh`, whose pods' MACs may have changed without a word.
     ///
     /// # Errors
-    /// The kernel refused one of the dumps.
-    pub async fn view(&self, previous: Option<&HostView>, fresh: &BTreeSet<String>) -> Result<HostView, HostError> {
+    /// The kernel refused a request.
+    pub async fn view(
+        &self,
+        previous: Option<HostView>,
+        hint: &Hint,
+        fresh: &BTreeSet<String>,
+    ) -> Result<HostView, HostError> {
+        let Some(mut view) = previous.filter(|_| !hint.everything) else { return self.whole_view().await };
+        let loses_routes = |index: &u32| view.interfaces.get(index).is_some_and(|interface| interface.up);
+        let routes = hint.routes || hint.down.iter().any(loses_routes);
+        self.look_at_links(&mut view, hint, fresh).await?;
+        if hint.addresses {
+            view.addresses = self.addresses().await?;
+        }
+        if routes {
+            view.fib = self.fib().await?;
+        }
+        Ok(view)
+    }
+
+    async fn whole_view(&self) -> Result<HostView, HostError> {
         let links = self.links().await?;
         let mut interfaces: BTreeMap<u32, Interface> = links.iter().map(|l| (l.header.index, interface(l))).collect();
         for link in &links {
-            let known = known_peer(previous, fresh, link.header.index);
-            let peer_mac = if known.is_some() { known } else { self.peer_mac(link, &interfaces).await };
+            let peer_mac = self.peer_mac(link, &interfaces).await;
             if let Some(interface) = interfaces.get_mut(&link.header.index) {
                 interface.peer_mac = peer_mac;
             }
         }
+        Ok(HostView { interfaces, addresses: self.addresses().await?, fib: self.fib().await? })
+    }
+
+    /// Brings the interfaces up to date that may have changed, each by a request of its own: on a node with many pods a dump
+    /// of all costs milliseconds.
+    async fn look_at_links(&self, view: &mut HostView, hint: &Hint, fresh: &BTreeSet<String>) -> Result<(), HostError> {
+        let unfinished = |interface: &Interface| {
+            interface.name.starts_with(WORKLOAD_PREFIX)
+                && interface.peer_mac.is_none()
+                && !fresh.contains(&interface.name)
+        };
+        let unfinished = view.interfaces.iter().filter(|(_, interface)| unfinished(interface));
+        let mut indices: BTreeSet<u32> = unfinished.map(|(index, _)| *index).collect();
+        indices.extend(&hint.links);
+        let named = join_all(fresh.iter().map(|name| self.link(self.handle.link().get().match_name(name)))).await;
+        for (name, link) in fresh.iter().zip(named) {
+            // Another of that name has taken its place, or none.
+            view.interfaces.retain(|_, interface| interface.name != *name);
+            if let Some(link) = link? {
+                indices.remove(&link.header.index);
+                self.put(view, &link, None).await;
+            }
+        }
+        let numbered =
+            join_all(indices.iter().map(|index| self.link(self.handle.link().get().match_index(*index)))).await;
+        for (index, link) in indices.into_iter().zip(numbered) {
+            let before = view.interfaces.remove(&index);
+            if let Some(link) = link? {
+                self.put(view, &link, before.and_then(|before| before.peer_mac)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&self, view: &mut HostView, link: &LinkMessage, known_peer: Option<Mac>) {
+        let mut found = interface(link);
+        view.interfaces.retain(|_, other| other.name != found.name);
+        found.peer_mac = if known_peer.is_some() { known_peer } else { self.peer_mac(link, &view.interfaces).await };
+        view.interfaces.insert(link.header.index, found);
+    }
+
+    /// One interface; `None` if it is gone.
+    pub(super) async fn link(&self, get: LinkGetRequest) -> Result<Option<LinkMessage>, HostError> {
+        match without_counters(get).execute().try_next().await {
+            Ok(link) => Ok(link),
+            Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::ENODEV => Ok(None),
+            Err(e) => Err(HostError::request("looking at an interface")(e)),
+        }
+    }
+
+    async fn addresses(&self) -> Result<BTreeSet<(IpAddr, u32)>, HostError> {
         let mut addresses = BTreeSet::new();
         let mut dump = self.handle.address().get().execute();
         while let Some(message) = dump.try_next().await.map_err(HostError::request("listing addresses"))? {
             addresses.extend(local_address(&message.attributes).map(|ip| (ip, message.header.index)));
         }
-        let fib = self.main_table().await?.iter().filter_map(fib_route).collect();
-        Ok(HostView { interfaces, addresses, fib })
+        Ok(addresses)
+    }
+
+    async fn fib(&self) -> Result<Vec<FibRoute>, HostError> {
+        Ok(self.main_table().await?.iter().filter_map(fib_route).collect())
     }
 
     async fn links(&self) -> Result<Vec<LinkMessage>, HostError> {
-        let dump = self.handle.link().get().execute();
+        let dump = without_counters(self.handle.link().get()).execute();
         dump.try_collect().await.map_err(HostError::request("listing interfaces"))
     }
 
@@ -80,10 +154,9 @@ impl Host {
     }
 }
 
-/// The MAC of a pod's side, as far as an earlier look is good enough.
-fn known_peer(previous: Option<&HostView>, fresh: &BTreeSet<String>, index: u32) -> Option<Mac> {
-    let interface = previous?.interfaces.get(&index)?;
-    if fresh.contains(&interface.name) { None } else { interface.peer_mac }
+/// Counters are half of what the kernel says of an interface.
+fn without_counters(get: LinkGetRequest) -> LinkGetRequest {
+    get.set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
 }
 
 fn interface(link: &LinkMessage) -> Interface {

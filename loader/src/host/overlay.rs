@@ -58,10 +58,7 @@ impl Host {
     }
 
     async fn overlay(&self) -> Result<Option<LinkMessage>, HostError> {
-        let links: Vec<LinkMessage> = (self.handle.link().get().execute().try_collect().await)
-            .map_err(HostError::request("listing interfaces"))?;
-        let named = |l: &LinkMessage| l.attributes.iter().any(|a| matches!(a, LinkAttribute::IfName(n) if n == NAME));
-        Ok(links.into_iter().find(named))
+        self.link(self.handle.link().get().match_name(NAME)).await
     }
 
     async fn delete_link(&self, index: u32) -> Result<(), HostError> {

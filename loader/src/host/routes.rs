@@ -12,13 +12,34 @@ use rtnetlink::{
 };
 use tracing::info;
 
-use super::{Host, HostError, ROUTE_PROTOCOL, observe::destination};
-use crate::plan::{HostRoute, RouteTarget};
+use super::{Hint, Host, HostError, ROUTE_PROTOCOL, observe::destination};
+use crate::plan::{HostRoute, HostView, RouteTarget};
 
-/// A route that the kernel has, with the message that names it for removal.
-struct Found {
-    route: HostRoute,
-    message: RouteMessage,
+/// The routes of our protocol that the kernel is known to have; unknown at first.
+#[derive(Clone, Debug, Default)]
+pub struct OwnRoutes(Option<BTreeSet<HostRoute>>);
+
+// === impl OwnRoutes ===
+
+impl OwnRoutes {
+    /// Forgets what may have changed. `view`: the interfaces before.
+    pub fn consider(&mut self, hint: &Hint, view: &HostView) {
+        let Some(known) = &self.0 else { return };
+        let leads_to = |index: &u32| view.interfaces.get(index).is_some_and(|interface| interface.up);
+        let unchanged = !hint.everything
+            && !hint.routes
+            && !hint.down.iter().any(leads_to)
+            && hint.added.is_subset(known)
+            && hint.removed.is_disjoint(known);
+        if !unchanged {
+            self.0 = None;
+        }
+    }
+
+    /// Forgets all.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
 }
 
 // === impl Host ===
@@ -29,13 +50,20 @@ impl Host {
     ///
     /// # Errors
     /// The first request that the kernel refused; the others are made all the same.
-    pub async fn ensure_routes(&self, wanted: &BTreeSet<HostRoute>, overlay: Option<u32>) -> Result<usize, HostError> {
+    pub async fn ensure_routes(
+        &self,
+        wanted: &BTreeSet<HostRoute>,
+        overlay: Option<u32>,
+        own: &mut OwnRoutes,
+    ) -> Result<usize, HostError> {
         let wanted: BTreeSet<HostRoute> = wanted.iter().filter_map(|r| resolve(r, overlay)).collect();
-        let found = self.own_routes().await?;
-        let present: BTreeSet<&HostRoute> = found.iter().map(|f| &f.route).collect();
+        let found = match own.0.take() {
+            Some(known) => known,
+            None => self.own_routes().await?,
+        };
         let mut first_error = None;
         let mut changes = 0;
-        for route in wanted.iter().filter(|r| !present.contains(r)) {
+        for route in wanted.difference(&found) {
             info!(route = %describe(route), "adding a route");
             changes += 1;
             // Replaces the one of the same destination in one step: there is no moment without a route.
@@ -44,21 +72,24 @@ impl Host {
             first_error = first_error.or(added.err());
         }
         let kept: BTreeSet<IpNet> = wanted.iter().map(|r| r.dst).collect();
-        for stale in found.iter().filter(|f| !wanted.contains(&f.route) && !kept.contains(&f.route.dst)) {
-            info!(route = %describe(&stale.route), "removing a route");
+        for stale in found.difference(&wanted).filter(|route| !kept.contains(&route.dst)) {
+            info!(route = %describe(stale), "removing a route");
             changes += 1;
-            let removed = self.handle.route().del(stale.message.clone()).execute().await;
-            let removed = removed.map_err(HostError::request(format!("removing the route {}", describe(&stale.route))));
+            let removed = self.handle.route().del(message(stale)).execute().await;
+            let removed = removed.map_err(HostError::request(format!("removing the route {}", describe(stale))));
             first_error = first_error.or(removed.err());
         }
-        first_error.map_or(Ok(changes), Err)
+        if let Some(error) = first_error {
+            return Err(error);
+        }
+        own.0 = Some(wanted);
+        Ok(changes)
     }
 
-    async fn own_routes(&self) -> Result<Vec<Found>, HostError> {
+    async fn own_routes(&self) -> Result<BTreeSet<HostRoute>, HostError> {
         let ours = RouteProtocol::from(ROUTE_PROTOCOL);
         let table = self.main_table().await?;
-        let ours = table.into_iter().filter(|r| r.header.protocol == ours);
-        Ok(ours.filter_map(|message| Some(Found { route: parse(&message)?, message })).collect())
+        Ok(table.iter().filter(|r| r.header.protocol == ours).filter_map(parse).collect())
     }
 }
 
@@ -71,7 +102,7 @@ fn resolve(route: &HostRoute, overlay: Option<u32>) -> Option<HostRoute> {
     Some(HostRoute { dst: route.dst, target })
 }
 
-fn parse(message: &RouteMessage) -> Option<HostRoute> {
+pub(super) fn parse(message: &RouteMessage) -> Option<HostRoute> {
     let dst = destination(message)?;
     if message.header.kind == RouteType::BlackHole {
         return Some(HostRoute { dst, target: RouteTarget::Blackhole });

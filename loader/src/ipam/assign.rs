@@ -96,6 +96,7 @@ impl<'a, S: Store> Search<'a, S> {
         for _ in 0..MAX_FILLED {
             for block in self.ipam.promising(pools, &self.world.reserved).await? {
                 if let Some(address) = self.take_from_own(block).await? {
+                    self.ipam.look_ahead(pools, &self.world.reserved).await;
                     return Ok(address);
                 }
             }
@@ -147,6 +148,7 @@ impl<'a, S: Store> Search<'a, S> {
             Some(0) => return Ok(Took::Nothing),
             Some(_) => {}
         }
+        let booking = self.ipam.writers.book(block);
         if self.promise(block).await? == Promise::Surprise {
             if let Some(address) = self.had_before(Family::of(block.addr())).await? {
                 return Ok(Took::Address(address));
@@ -155,7 +157,7 @@ impl<'a, S: Store> Search<'a, S> {
         }
         let reserved = Arc::clone(&self.world.reserved);
         let change = Change::Any { to: Arc::clone(&self.who), whose: whose.clone(), reserved };
-        match self.ipam.writers.change(block, change).await? {
+        match self.ipam.writers.change_booked(block, change, booking).await? {
             Outcome::Has(address) => Ok(Took::Address(address)),
             Outcome::NotOurs(_) | Outcome::NoBlock => Ok(Took::NoSuchBlock),
             Outcome::Broken(what) => {

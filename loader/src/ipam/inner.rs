@@ -5,12 +5,14 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use sha1::{Digest as _, Sha1};
-use tracing::info;
+use tokio::time::Instant;
+use tracing::{debug, info};
 
 use super::block::{Change, Outcome};
 use super::claim::{self, Claim, Only};
@@ -27,6 +29,9 @@ use crate::crd::{BlockAffinity, IpamBlock, names};
 
 /// How many blocks a node may lose to others in one search for a free one.
 const MAX_LOST_CLAIMS: usize = 32;
+
+/// For how long no block is looked for ahead after there was none to be had: a look is two lists.
+const AHEAD_PAUSE: Duration = Duration::from_secs(10);
 
 /// A point in the order in which things happen in this process. What was read at a later moment than a search began is
 /// good enough to refuse; many who search at once share it.
@@ -48,6 +53,10 @@ pub(super) struct Inner<S> {
     moments: AtomicU64,
     /// The handles that this process has made and not yet taken back.
     handles: Mutex<HashMap<String, Handle<S>>>,
+    /// Pools of which the node will soon need another block.
+    short_of: Mutex<Vec<Pool>>,
+    /// When there was none to be had for them.
+    refused_ahead: Mutex<Option<Instant>>,
     /// Held by who gives to a handle or takes from it.
     busy: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -64,6 +73,8 @@ impl<S: Store> Inner<S> {
             survey: tokio::sync::Mutex::default(),
             moments: AtomicU64::new(0),
             handles: Mutex::default(),
+            short_of: Mutex::default(),
+            refused_ahead: Mutex::default(),
             busy: Mutex::default(),
             store,
             node,
@@ -75,7 +86,8 @@ impl<S: Store> Inner<S> {
         Moment(self.moments.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// This node's blocks of these pools that may have a free address, as far as is known.
+    /// This node's blocks of these pools that may have a free address, as far as is known; those last of which all free
+    /// addresses are wanted by others already.
     pub(super) async fn promising(&self, pools: &[&Pool], reserved: &Reserved) -> Result<Vec<IpNet>, IpamError> {
         let mut own = self.own_blocks(None).await?;
         own.retain(|block| {
@@ -83,7 +95,70 @@ impl<S: Store> Inner<S> {
                 && !reserved.covers(*block)
                 && self.writers.free_when_last_seen(*block, reserved) != Some(0)
         });
+        own.sort_by_key(|block| self.writers.left_when_last_seen(*block, reserved) == Some(0));
         Ok(own)
+    }
+
+    /// Takes note of it if the node's blocks of these pools are nearly full; see [`Self::claim_ahead`].
+    pub(super) async fn look_ahead(&self, pools: &[&Pool], reserved: &Reserved) {
+        if self.is_short(pools, reserved).await {
+            *lock(&self.short_of) = pools.iter().map(|pool| (*pool).clone()).collect();
+        }
+    }
+
+    /// Whether less than a quarter of a block is left to the node. What is not known is taken for enough.
+    async fn is_short(&self, pools: &[&Pool], reserved: &Reserved) -> bool {
+        let Ok(own) = self.promising(pools, reserved).await else { return false };
+        let left = own.iter().map(|block| self.writers.left_when_last_seen(*block, reserved));
+        let Some(left) = left.sum::<Option<usize>>() else { return false };
+        let smallest = pools.iter().map(|pool| pool.cidr.max_prefix_len() - pool.block_len).min().unwrap_or_default();
+        let block = 1_usize.checked_shl(smallest.into()).unwrap_or(usize::MAX);
+        left < block / 4
+    }
+
+    /// Claims a block before those of the node are full: a claim is five calls of the API one after another, and pods that
+    /// come ten at a time would all wait for it. Only while most blocks of the pools are nobody's, so that no node has to
+    /// borrow for it, and only one.
+    pub(super) async fn claim_ahead(&self) {
+        let pools = std::mem::take(&mut *lock(&self.short_of));
+        let refused = lock(&self.refused_ahead).is_some_and(|at| at.elapsed() < AHEAD_PAUSE);
+        if pools.is_empty() || refused {
+            return;
+        }
+        let claimed = self.try_claim_ahead(&pools.iter().collect::<Vec<_>>()).await;
+        if !matches!(claimed, Ok(true)) {
+            *lock(&self.refused_ahead) = Some(Instant::now());
+        }
+        if let Err(error) = claimed {
+            // Whoever needs the block will see.
+            debug!("claiming a block before it is needed: {error}");
+        }
+    }
+
+    /// Answers whether there is nothing to do any more; if not, there is nothing to be had.
+    async fn try_claim_ahead(&self, pools: &[&Pool]) -> Result<bool, IpamError> {
+        let Ok(_claiming) = self.claiming.try_lock() else { return Ok(true) };
+        let (world, _) = self.worlds.get().await?;
+        if !self.is_short(pools, &world.reserved).await {
+            return Ok(true);
+        }
+        if !world.config.auto_allocate_blocks {
+            return Ok(false);
+        }
+        let since = self.moment();
+        let own = self.own_blocks(Some(since)).await?;
+        if own.iter().filter(|block| in_pools(pools, **block)).count() >= world.block_limit() {
+            return Ok(false);
+        }
+        let survey = self.survey(&world.reserved, since).await?;
+        if !survey.is_mostly_unclaimed(pools) {
+            return Ok(false);
+        }
+        let first = u128::from(self.rank(""));
+        match survey.unclaimed(pools, &world.reserved, first, &BTreeSet::new()) {
+            Some(block) => Ok(self.claim(block).await? == Claim::Ours),
+            None => Ok(false),
+        }
     }
 
     /// Sees to it that one of this node's blocks has a free address: one where somebody else freed one, or a new one.

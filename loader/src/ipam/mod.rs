@@ -125,7 +125,10 @@ impl<S: Store> Ipam<S> {
         detached(async move {
             let busy = inner.busy(&request.handle);
             let _alone = busy.lock().await;
-            inner.assign_pod(&request).await
+            let given = inner.assign_pod(&request).await;
+            let ahead = Arc::clone(&inner);
+            tokio::spawn(async move { ahead.claim_ahead().await });
+            given
         })
         .await
     }

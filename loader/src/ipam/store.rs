@@ -9,12 +9,18 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{PartialObjectMeta, Request};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks for an object's metadata alone (Kubernetes, "Receiving resources as Tables", and the same for metadata).
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// The last parameter of a write (Kubernetes, "Field validation").
+const UNCHECKED: &str = "&fieldValidation=Ignore";
 
 /// An object of a kind that is known at build time.
 pub trait Object:
@@ -103,6 +109,25 @@ impl KubeStore {
     fn api<K: Object>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }
+
+    /// Sends an object, and returns it with the metadata that it has got. All else is as it was sent: none of these kinds has
+    /// defaults. So the server need not send it back, and as it is sent by types, it need not look for misspelt fields.
+    async fn write<K: Object>(
+        &self,
+        object: &K,
+        request: impl FnOnce(&Request, Vec<u8>) -> Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<K, kube::Error> {
+        let data = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        let request = request(&Request::new(K::url_path(&(), None)), data).map_err(kube::Error::BuildRequest)?;
+        let (mut parts, data) = request.into_parts();
+        parts.headers.insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA_ONLY));
+        let uri = format!("{}{UNCHECKED}", parts.uri);
+        parts.uri = uri.parse().map_err(|e: http::uri::InvalidUri| kube::Error::HttpError(e.into()))?;
+        let answer: PartialObjectMeta<K> = self.client.request(http::Request::from_parts(parts, data)).await?;
+        let mut written = object.clone();
+        *written.meta_mut() = answer.metadata;
+        Ok(written)
+    }
 }
 
 impl Store for KubeStore {
@@ -117,7 +142,7 @@ impl Store for KubeStore {
 
     async fn create<K: Object>(&self, object: &K) -> Result<K, StoreError> {
         let what = || doing::<K>("creating", &object.name_any());
-        call(what, self.api::<K>().create(&PostParams::default(), object)).await
+        call(what, self.write(object, |api, data| api.create(&PostParams::default(), data))).await
     }
 
     async fn update<K: Object>(&self, object: &K) -> Result<K, StoreError> {
@@ -126,7 +151,7 @@ impl Store for KubeStore {
         if object.resource_version().is_none() {
             return Err(StoreError::Refused { what: what(), why: "it was never read".to_owned() });
         }
-        call(what, self.api::<K>().replace(&name, &PostParams::default(), object)).await
+        call(what, self.write(object, |api, data| api.replace(&name, &PostParams::default(), data))).await
     }
 
     async fn delete<K: Object>(&self, object: &K) -> Result<(), StoreError> {

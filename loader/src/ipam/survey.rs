@@ -85,6 +85,14 @@ impl Survey {
         pools.iter().flat_map(|pool| cidr::blocks_from(pool.cidr, pool.block_len, first)).find(is_free)
     }
 
+    /// Whether less than half of these pools is in blocks.
+    pub fn is_mostly_unclaimed(&self, pools: &[&Pool]) -> bool {
+        let size = |net: IpNet| 2_f64.powi(i32::from(net.max_prefix_len() - net.prefix_len()));
+        let all: f64 = pools.iter().map(|pool| size(pool.cidr)).sum();
+        let claimed: f64 = self.blocks.iter().map(|(block, _)| block).filter(|b| in_pools(pools, *b)).map(size).sum();
+        claimed < all / 2.0
+    }
+
     /// The blocks of these pools that a node owns.
     pub fn owned_by(&self, node: &str, pools: &[&Pool]) -> impl Iterator<Item = IpNet> {
         let owned = self.blocks.iter().filter(move |(_, seen)| seen.node.as_deref() == Some(node));

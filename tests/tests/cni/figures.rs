@@ -16,15 +16,20 @@ fn two_hundred_pods_ten_at_a_time_and_a_restart_beside_a_hundred() {
     Node::test("cni_two_hundred", |node| {
         let sandboxes = node.sandboxes_of_known_pods(200)?;
         let mut addresses = BTreeSet::new();
+        let before = node.processor_times()?;
         let added = each_of_ten(&sandboxes, |pod| {
             let began = Instant::now();
             let result = pod.add()?;
             Ok((began.elapsed(), ip_of(&result)?))
         })?;
+        let after = node.processor_times()?;
         for (_, address) in &added {
             ensure!(addresses.insert(*address), "{address} was given twice");
         }
         report("ADDs, 10 at a time", added.iter().map(|(time, _)| *time).collect());
+        for ((who, before), (_, after)) in before.into_iter().zip(after) {
+            println!("  {who}: {:.1} ms of processor time for each", (after - before).as_secs_f64() * 1_000.0 / 200.0);
+        }
         addresses.iter().try_for_each(|ip| node.reaches(*ip))?;
 
         let (half, rest) = sandboxes.split_at(100);

@@ -15,13 +15,14 @@ use anyhow::{Context, Result, bail, ensure};
 use margay_lab::{
     Lab, Namespace,
     agent::find_binary,
-    kubernetes::{ControlPlane, programs},
+    kubernetes::{ControlPlane, daemon::Daemon, programs},
     netlink::Netlink,
     netns,
     observe::eventually,
     probe::ping::Ping,
 };
 use margay_loader::names::workload_interface;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -268,6 +269,21 @@ impl Node {
         }
     }
 
+    /// The processor time that everybody has used so far who has to do with an ADD: kube-apiserver, etcd, the agent, and all
+    /// programs that this process has started and waited for, plugins above all.
+    pub fn processor_times(&self) -> Result<[(&'static str, Duration); 4]> {
+        let agent = self.agent.lock().expect("the lock").as_ref().context("the agent does not run")?.id();
+        let daemon = |daemon: Daemon| {
+            daemon.process().map_or(Ok(Duration::ZERO), |process| processor_time(process.pid.cast_unsigned()))
+        };
+        Ok([
+            ("kube-apiserver", daemon(self.control_plane.api_server())?),
+            ("etcd", daemon(self.control_plane.etcd())?),
+            ("agent", processor_time(agent)?),
+            ("plugins", waited_for()?),
+        ])
+    }
+
     /// The addresses that blocks say are some pod's of this node.
     pub fn addresses_in_use(&self) -> Result<usize> {
         let blocks = self.control_plane.kubectl_output(["get", "ipamblocks", "--output=json"])?;
@@ -308,6 +324,21 @@ impl Node {
         }
         Ok(traces)
     }
+}
+
+/// What a process has used (proc_pid_stat(5): `utime` and `stime`, in hundredths of a second).
+fn processor_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, after_name) = stat.rsplit_once(')').context("a process without a name")?;
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// What this process's children have used that have ended.
+fn waited_for() -> Result<Duration> {
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let time = used.user_time() + used.system_time();
+    Ok(Duration::new(time.tv_sec() as u64, time.tv_usec() as u32 * 1_000))
 }
 
 // === impl Sandbox ===
