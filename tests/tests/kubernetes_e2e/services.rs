@@ -83,8 +83,10 @@ fn work_in(suite: &mut Suite, mode: ProxyMode) -> Result<()> {
     let node_ports = cluster.nodes().iter().map(|node| format!("http://{}:{NODE_PORT}/x", node.address()));
     let node_ports: Vec<String> = node_ports.collect();
     let nodes: Vec<Place> = cluster.nodes().iter().map(|node| node.place()).collect::<Result<_>>()?;
-    let local_ports = cluster.nodes().iter().map(|node| format!("http://{}:{LOCAL_PORT}/x", node.address()));
-    let local_ports: Vec<String> = local_ports.collect();
+    // Often enough that pods of every node are chosen, where any may be.
+    let local_ports = cluster.nodes().iter().cycle().take(8 * cluster.nodes().len());
+    let local_ports: Vec<String> =
+        local_ports.map(|node| format!("http://{}:{LOCAL_PORT}/x", node.address())).collect();
     let outside = cluster.outside()?;
     for node in &nodes {
         eventually("kube-proxy has heard of the Services", PATIENCE, || {

@@ -7,7 +7,11 @@ use anyhow::Result;
 
 use super::{containerd, spec::Spec};
 use crate::{
-    kubernetes::{cluster::DNS, dir::KubeDir, programs},
+    kubernetes::{
+        cluster::{DNS, POD_CIDR},
+        dir::KubeDir,
+        programs,
+    },
     rundir::replace_file,
 };
 
@@ -81,9 +85,14 @@ pub(super) fn proxy(spec: &Spec) -> Result<Command> {
     let kubeconfig = KubeDir::of(&spec.cluster).kubeconfigs().join("system_kube-proxy");
     let mut command = Command::new(programs::path("kube-proxy")?);
     command.arg("--kubeconfig").arg(kubeconfig).arg(format!("--hostname-override={}", spec.name));
-    // A pod of another node that asks for a port of this one comes from outside, as far as this node is concerned: told by its
-    // address it would pass for one of its own, and be led to pods of nodes whose answers do not come this way.
-    command.args(["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"]);
+    // How it tells pods from others, one way each. By addresses, as is usual, it takes other nodes' pods for pods too, and leads them
+    // anywhere under their own address; by interfaces only this node's.
+    match ProxyMode::of(&spec.dir()) {
+        ProxyMode::Nftables => command.arg(format!("--cluster-cidr={POD_CIDR}")),
+        ProxyMode::Iptables => {
+            command.args(["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"])
+        }
+    };
     // The limit of connections is the machine's, not the node's.
     command.args(["--conntrack-max-per-core=0", "--bind-address=0.0.0.0"]);
     command.arg(format!("--proxy-mode={}", ProxyMode::of(&spec.dir()).name()));
@@ -122,9 +131,9 @@ imageGCHighThresholdPercent: 100
 evictionHard:
   memory.available: 50Mi
   nodefs.available: 50Mi
-  nodefs.inodesFree: 1000
+  nodefs.inodesFree: 1k
   imagefs.available: 50Mi
-  imagefs.inodesFree: 1000
+  imagefs.inodesFree: 1k
 ",
         socket = containerd::SOCKET,
         resolv_conf = spec.dir().join("resolv.conf").display(),
