@@ -226,11 +226,15 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
         Ok(Batch { entries, next })
     }
 
-    /// How many entries a hash has.
+    /// How many entries it has; of an array, how many it can have.
     ///
     /// # Errors
     /// Reading failed.
     pub fn count(&self) -> Result<usize, HandleError> {
+        if !matches!(self.spec.kind, MapKind::Hash | MapKind::LruHash) {
+            // Only hashes are read in batches that begin at a number.
+            return Ok(self.keys()?.len());
+        }
         let (mut count, mut from) = (0, None);
         loop {
             let batch = self.batch(from, BATCH)?;

@@ -83,14 +83,30 @@ pub(super) fn make_control(cluster: &LabName, external: Ipv4Addr) -> Result<()> 
     set_sysctl(&control, "net/ipv4/ip_forward", "1")?;
 
     let here = Namespace::current()?;
-    let name = format!("mgk{:08x}", hash(cluster));
+    let name = outside(cluster);
     add_veth(&end(&here, &name), &end(&control, OUTSIDE))?;
-    let outside = Netlink::open(&here)?;
-    for (netlink, device, address) in [(&inside, OUTSIDE, external), (&outside, name.as_str(), next(external))] {
+    let machine = Netlink::open(&here)?;
+    for (netlink, device, address) in [(&inside, OUTSIDE, external), (&machine, name.as_str(), next(external))] {
         netlink.add_address(device, Ipv4Net::new(address, 30).context("a link's prefix")?)?;
         netlink.up(device)?;
     }
     Ok(())
+}
+
+/// Removes the link to this machine. It would go with the control plane's namespace, but the kernel takes its time for that, and the next
+/// cluster of the name would find it.
+///
+/// # Errors
+/// Netlink fails.
+pub(super) fn remove_link(cluster: &LabName) -> Result<()> {
+    let machine = Netlink::open(&Namespace::current()?)?;
+    let name = outside(cluster);
+    if machine.find(&name)?.is_some() { machine.delete(&name) } else { Ok(()) }
+}
+
+/// The machine's end of the link to the control plane.
+fn outside(cluster: &LabName) -> String {
+    format!("mgk{:08x}", hash(cluster))
 }
 
 /// Makes a node's namespace and joins it to the bridge.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     daemon,
     dir::{KubeDir, State},
-    node, sysctls,
+    network, node, sysctls,
 };
 use crate::{names::LabName, netns::Namespace, rundir};
 
@@ -29,6 +29,7 @@ pub(crate) fn take_down(name: &LabName) -> Result<()> {
         note(node::remove_all(name).context("removing the nodes"));
         note(sysctls::restore(name));
     }
+    note(network::remove_link(name).context("removing the link to this machine"));
     for namespace in Namespace::list(&name.prefix())? {
         note(Namespace::remove(&namespace));
     }
