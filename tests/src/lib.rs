@@ -36,6 +36,7 @@ pub mod process;
 pub mod reach;
 pub mod rundir;
 pub mod scale;
+pub mod service;
 pub mod synthetic;
 mod teardown;
 pub mod vm;

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
@@ -16,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use margay_lab::{Lab, Place, observe::eventually};
+use margay_lab::{Lab, Place, observe::eventually, service::ServiceManifest};
 
 /// How many Services, and how often all of them change.
 const SERVICES: usize = 60;
@@ -47,26 +46,14 @@ fn serving(service: usize, change: usize) -> [usize; 2] {
     [first, (first + 1 + (service + change / 3) % 3) % SERVERS.len()]
 }
 
+/// A Service, which `name` is for.
+fn manifest(service: usize, name: &str) -> ServiceManifest<'_> {
+    let (address, target) = (address(service), target_port(service));
+    ServiceManifest { name, address, port: PORT, target, protocols: &["TCP", "UDP"] }
+}
+
 fn write_services(lab: &Lab) -> Result<()> {
-    let mut text = String::new();
-    for service in 0..SERVICES {
-        let (ip, target) = (address(service), target_port(service));
-        write!(
-            text,
-            "\
----
-apiVersion: v1
-kind: Service
-metadata: {{name: s{service}, namespace: default}}
-spec:
-  clusterIP: {ip}
-  clusterIPs: [{ip}]
-  ports:
-  - {{name: tcp, port: {PORT}, protocol: TCP, targetPort: {target}}}
-  - {{name: udp, port: {PORT}, protocol: UDP, targetPort: {target}}}
-"
-        )?;
-    }
+    let text: String = (0..SERVICES).map(|service| manifest(service, &format!("s{service}")).service("")).collect();
     Ok(fs::write(lab.manifests().join("services.yaml"), text)?)
 }
 
@@ -74,26 +61,12 @@ spec:
 fn write_endpoints(lab: &Lab, change: usize) -> Result<()> {
     let mut text = String::new();
     for service in 0..SERVICES {
-        let target = target_port(service);
-        write!(
-            text,
-            "\
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: s{service}-1, namespace: default, labels: {{kubernetes.io/service-name: s{service}}}}}
-addressType: IPv4
-ports:
-- {{name: tcp, port: {target}, protocol: TCP}}
-- {{name: udp, port: {target}, protocol: UDP}}
-endpoints:
-"
-        )?;
-        for server in serving(service, change) {
+        let ready = serving(service, change).map(|server| {
             let (name, node) = SERVERS[server];
-            let ip = lab.pod(name)?.address;
-            writeln!(text, "- {{addresses: [{ip}], nodeName: {node}, conditions: {{ready: true}}}}")?;
-        }
+            Ok((lab.pod(name)?.address, node))
+        });
+        let ready = ready.into_iter().collect::<Result<Vec<_>>>()?;
+        text += &manifest(service, &format!("s{service}")).endpoints(&ready);
     }
     let (new, file) = (lab.dir().node("a").join("endpoints.new"), lab.manifests().join("endpoints.yaml"));
     fs::write(&new, text)?;

@@ -16,6 +16,7 @@ use margay_lab::{
     observe::eventually,
     offload::without_checksums,
     probe::{Capture, packet, send_frame},
+    service::ServiceManifest,
     wiring::DEVICE,
 };
 use margay_maps::{DropReason, Mac};
@@ -34,44 +35,20 @@ fn lab(name: &str) -> LabBuilder {
     two.pod("client").on("a").pod("near").on("a").pod("far").on("b").pod("other").on("b")
 }
 
-/// A Service with both protocols. `extra`: more of its spec, as YAML in braces would have it.
+/// A Service with both protocols.
+const WEB: ServiceManifest<'_> =
+    ServiceManifest { name: "web", address: SERVICE, port: PORT, target: BACKEND_PORT, protocols: &["TCP", "UDP"] };
+
+/// `extra`: more of its spec, as lines of YAML.
 fn write_service(lab: &Lab, extra: &str) -> Result<()> {
-    let text = format!(
-        "\
-apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: default}}
-spec:
-  clusterIP: {SERVICE}
-  clusterIPs: [{SERVICE}]
-  ports:
-  - {{name: tcp, port: {PORT}, protocol: TCP, targetPort: {BACKEND_PORT}}}
-  - {{name: udp, port: {PORT}, protocol: UDP, targetPort: {BACKEND_PORT}}}
-{extra}"
-    );
-    Ok(fs::write(lab.manifests().join("service.yaml"), text)?)
+    Ok(fs::write(lab.manifests().join("service.yaml"), WEB.service(extra))?)
 }
 
 /// Its endpoints, all of them ready.
 fn write_endpoints(lab: &Lab, pods: &[&str]) -> Result<()> {
-    let mut endpoints = String::new();
-    for name in pods {
-        let (address, node) = (lab.pod(name)?.address, if ["client", "near"].contains(name) { "a" } else { "b" });
-        endpoints += &format!("- {{addresses: [{address}], nodeName: {node}, conditions: {{ready: true}}}}\n");
-    }
-    let list = if endpoints.is_empty() { "endpoints: []\n".to_owned() } else { format!("endpoints:\n{endpoints}") };
-    let text = format!(
-        "\
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
-addressType: IPv4
-ports:
-- {{name: tcp, port: {BACKEND_PORT}, protocol: TCP}}
-- {{name: udp, port: {BACKEND_PORT}, protocol: UDP}}
-{list}"
-    );
-    Ok(fs::write(lab.manifests().join("endpoints.yaml"), text)?)
+    let node = |name: &&str| if ["client", "near"].contains(name) { "a" } else { "b" };
+    let ready: Vec<_> = pods.iter().map(|name| Ok((lab.pod(name)?.address, node(name)))).collect::<Result<_>>()?;
+    Ok(fs::write(lab.manifests().join("endpoints.yaml"), WEB.endpoints(&ready))?)
 }
 
 /// Answers with its own address, for as long as the process lives: over UDP each datagram, over TCP each byte.

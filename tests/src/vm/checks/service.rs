@@ -13,12 +13,17 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Context, attach::NODES, policy::has};
-use crate::{Lab, Place, builder::READY, observe::eventually, offload::without_checksums, wiring::DEVICE};
+use crate::{
+    Lab, Place, builder::READY, observe::eventually, offload::without_checksums, service::ServiceManifest,
+    wiring::DEVICE,
+};
 
 /// The Service.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const PORT: u16 = 80;
 const BACKEND_PORT: u16 = 7_000;
+const WEB: ServiceManifest<'_> =
+    ServiceManifest { name: "web", address: ADDRESS, port: PORT, target: BACKEND_PORT, protocols: &["TCP", "SCTP"] };
 /// Its files.
 const SERVICE: &str = "service.yaml";
 const ENDPOINTS: &str = "endpoints.yaml";
@@ -30,20 +35,7 @@ const BYTES: usize = 20_000;
 /// Tries every kind of backend by every protocol.
 pub fn run(context: &mut Context) -> Result<String> {
     let lab = context.lab()?;
-    let service = format!(
-        "\
-apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: default}}
-spec:
-  clusterIP: {ADDRESS}
-  clusterIPs: [{ADDRESS}]
-  ports:
-  - {{name: tcp, port: {PORT}, protocol: TCP, targetPort: {BACKEND_PORT}}}
-  - {{name: sctp, port: {PORT}, protocol: SCTP, targetPort: {BACKEND_PORT}}}
-"
-    );
-    fs::write(lab.manifests().join(SERVICE), service)?;
+    fs::write(lab.manifests().join(SERVICE), WEB.service(""))?;
     let result = every_backend(lab).inspect_err(|_| lab.report_failure());
     fs::remove_file(lab.manifests().join(SERVICE))?;
     fs::remove_file(lab.manifests().join(ENDPOINTS))?;
@@ -75,21 +67,7 @@ fn every_backend(lab: &Lab) -> Result<String> {
 }
 
 fn write_endpoints(lab: &Lab, server: &Place, node: &str) -> Result<()> {
-    let text = format!(
-        "\
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
-addressType: IPv4
-ports:
-- {{name: tcp, port: {BACKEND_PORT}, protocol: TCP}}
-- {{name: sctp, port: {BACKEND_PORT}, protocol: SCTP}}
-endpoints:
-- {{addresses: [{}], nodeName: {node}, conditions: {{ready: true}}}}
-",
-        server.address
-    );
-    Ok(fs::write(lab.manifests().join(ENDPOINTS), text)?)
+    Ok(fs::write(lab.manifests().join(ENDPOINTS), WEB.endpoints(&[(server.address, node)]))?)
 }
 
 /// A connection, or an association, of the client to the Service, which this server answers; what one writes the other reads.
