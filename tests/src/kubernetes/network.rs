@@ -7,9 +7,12 @@
 //!                                   host 198.18.x.y+1/30 ── veth ── mgkXXXXXXXX 198.18.x.y+2/30
 //! ```
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    thread,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -96,12 +99,18 @@ pub(super) fn make_control(cluster: &LabName, external: Ipv4Addr) -> Result<()> 
 /// Removes the link to this machine. It would go with the control plane's namespace, but the kernel takes its time for that, and the next
 /// cluster of the name would find it.
 ///
+/// On a thread of its own: a cluster is taken down when it goes out of scope, which may be within a runtime, and that must not wait for
+/// another one's.
+///
 /// # Errors
 /// Netlink fails.
 pub(super) fn remove_link(cluster: &LabName) -> Result<()> {
-    let machine = Netlink::open(&Namespace::current()?)?;
     let name = outside(cluster);
-    if machine.find(&name)?.is_some() { machine.delete(&name) } else { Ok(()) }
+    let remove = || {
+        let machine = Netlink::open(&Namespace::current()?)?;
+        if machine.find(&name)?.is_some() { machine.delete(&name) } else { Ok(()) }
+    };
+    thread::scope(|scope| scope.spawn(remove).join().map_err(|_| anyhow!("the thread panicked"))?)
 }
 
 /// The machine's end of the link to the control plane.
