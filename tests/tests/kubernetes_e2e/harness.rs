@@ -22,8 +22,8 @@ pub struct Check<S> {
 /// What this needs, and why it is not among what `cargo test` runs.
 const IGNORED: &str = "needs a whole Kubernetes: `cargo xtask test --kubernetes`";
 
-/// Runs all checks that the arguments ask for.
-pub fn run<S>(checks: &[Check<S>], state: &mut S) -> ExitCode {
+/// Runs all checks that the arguments ask for. `diagnose` says how things are after one has failed.
+pub fn run<S>(checks: &[Check<S>], state: &mut S, diagnose: fn(&mut S) -> String) -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let asked = arguments.iter().any(|a| a == "--include-ignored" || a == "--ignored");
     let filter = arguments.iter().find(|a| !a.starts_with('-'));
@@ -38,14 +38,14 @@ pub fn run<S>(checks: &[Check<S>], state: &mut S) -> ExitCode {
         let began = Instant::now();
         let done = catch_unwind(AssertUnwindSafe(|| run(state))).unwrap_or_else(|_| Err(anyhow!("it panicked")));
         let took = began.elapsed().as_secs_f64();
+        println!("  {name}: {took:.1} s");
         match done {
             Ok(()) => println!("test {name} ... ok"),
             Err(error) => {
                 failures += 1;
-                println!("test {name} ... FAILED\n{error:#}");
+                println!("test {name} ... FAILED\n{}\n---- {name} stdout ----\n{error:#}", diagnose(state));
             }
         }
-        println!("  {name}: {took:.1} s");
     }
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

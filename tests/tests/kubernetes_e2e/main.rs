@@ -59,5 +59,5 @@ const CHECKS: &[Check<Suite>] = &[
 ];
 
 fn main() -> ExitCode {
-    run(CHECKS, &mut Suite::new())
+    run(CHECKS, &mut Suite::new(), Suite::diagnosis)
 }

@@ -71,6 +71,31 @@ impl Suite {
         env::var(EXISTING).is_err().then(|| (name, self.settings.clone()))
     }
 
+    /// How things are, as the agents see them: for whoever wonders why a check has failed.
+    pub fn diagnosis(&mut self) -> String {
+        let Some(cluster) = &self.cluster else { return "there is no cluster".to_owned() };
+        let said = |line: &str| {
+            let said = kubectl(cluster.control_plane(), line).unwrap_or_else(|error| format!("{error:#}"));
+            format!("== kubectl {line}\n{said}\n")
+        };
+        let agents = "--namespace=kube-system --selector=k8s-app=margay";
+        let list = kubectl(
+            cluster.control_plane(),
+            &format!("get pod {agents} --output=jsonpath={{.items[*].metadata.name}}"),
+        );
+        let names = list.unwrap_or_default();
+        let asked = names.split_whitespace().flat_map(|agent| {
+            let ask = move |what| format!("exec --namespace=kube-system {agent} -- /margay {what}");
+            ["status", "policy list", "endpoints", "services", "drops", "flows"].map(ask)
+        });
+        let logs = format!("logs {agents} --prefix --tail=60");
+        [said("get pod --all-namespaces --output=wide")]
+            .into_iter()
+            .chain([said(&logs)])
+            .chain(asked.map(|ask| said(&ask)))
+            .collect()
+    }
+
     /// Whether everything that pods brought with them is gone, within a while.
     pub fn is_clean(&mut self) -> Result<()> {
         self.cluster()?;

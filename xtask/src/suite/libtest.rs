@@ -4,7 +4,10 @@
 //! do what it needs appends the line `NAME: REASON` to the file that `MARGAY_TEST_SKIPS` names, and returns: it is then
 //! counted as skipped, not as passed.
 
-use super::{cargo::Program, summary::Suite};
+use super::{
+    cargo::Program,
+    summary::{Failure, Suite},
+};
 use crate::{paths, run::say, setup::root};
 use anyhow::{Context, Result};
 use std::{
@@ -57,9 +60,14 @@ fn take_skips(suite: &mut Suite, file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Lines of a failure's reason that the summary repeats.
+const REASON_LINES: usize = 12;
+
 /// Collects results from the lines of the harness.
 pub struct Reader {
     suite: Suite,
+    /// The failure whose output is being read: its place in the suite.
+    told: Option<usize>,
 }
 
 // === impl Reader ===
@@ -67,14 +75,16 @@ pub struct Reader {
 impl Reader {
     /// Nothing read yet.
     pub fn new(suite: &str) -> Self {
-        Self { suite: Suite::new(suite) }
+        Self { suite: Suite::new(suite), told: None }
     }
 
     /// Takes in a line; whether it is worth showing: everything but headings and tests that passed.
     pub fn line(&mut self, line: &str) -> bool {
         if let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
+            self.told = None;
             return self.result(name, result);
         }
+        self.reason(line);
         let heading = line.starts_with("running ") || line.starts_with("test result: ok");
         !heading && !line.trim().is_empty()
     }
@@ -86,15 +96,34 @@ impl Reader {
                 return false;
             }
             ("ignored", why) => self.suite.skipped.push((name.to_owned(), why.to_owned())),
-            _ => self.suite.failed.push(name.to_owned()),
+            _ => self.suite.failed.push(Failure::new(name)),
         }
         true
+    }
+
+    /// Takes in a line of what failed tests have printed. Where one panicked, its reason begins there; before it are logs.
+    fn reason(&mut self, line: &str) {
+        if let Some(name) = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----")) {
+            self.told = self.suite.failed.iter().position(|failure| failure.name == name);
+            return;
+        }
+        let ends = ["stack backtrace:", "note: run with"].iter().any(|end| line.to_ascii_lowercase().starts_with(end));
+        if ends || line == "failures:" {
+            self.told = None;
+        }
+        let Some(failure) = self.told.and_then(|place| self.suite.failed.get_mut(place)) else { return };
+        if line.starts_with("thread '") && line.contains(" panicked at ") {
+            failure.why.clear();
+        }
+        if !line.trim().is_empty() && failure.why.len() < REASON_LINES {
+            failure.why.push(line.to_owned());
+        }
     }
 
     /// The suite; a program that failed without a failed test (it crashed, for instance) is a failure of its own.
     pub fn end(mut self, status: &str, success: bool, took: Duration) -> Suite {
         if !success && self.suite.failed.is_empty() {
-            self.suite.failed.push(format!("the test program itself ({status})"));
+            self.suite.failed.push(Failure::new(format!("the test program itself ({status})")));
         }
         self.suite.time = took;
         self.suite
@@ -115,23 +144,38 @@ mod tests {
             ("test c ... ignored, needs ipip", true),
             ("test d ... FAILED", true),
             ("---- d stdout ----", true),
+            ("a log", true),
+            ("thread 'd' (7) panicked at x.rs:1:2:", true),
+            ("nothing comes", true),
             ("", false),
+            ("Caused by: nobody sends", true),
+            ("stack backtrace:", true),
+            ("   0: main", true),
+            ("", false),
+            ("failures:", true),
+            ("    d", true),
             ("test result: FAILED. 2 passed; 1 failed; 1 ignored", true),
         ];
         for (line, shown) in lines {
             assert_eq!(reader.line(line), shown, "{line}");
         }
         let suite = reader.end("exit status: 101", false, Duration::ZERO);
+        let why =
+            ["thread 'd' (7) panicked at x.rs:1:2:", "nothing comes", "Caused by: nobody sends"].map(str::to_owned);
         assert_eq!(
             (suite.passed, suite.failed, suite.skipped),
-            (2, vec!["d".to_owned()], vec![("c".to_owned(), "needs ipip".to_owned())])
+            (
+                2,
+                vec![Failure { name: "d".to_owned(), why: why.to_vec() }],
+                vec![("c".to_owned(), "needs ipip".to_owned())]
+            )
         );
     }
 
     #[test]
     fn a_crash_is_a_failure() {
         let suite = Reader::new("x").end("signal: 11", false, Duration::ZERO);
-        assert_eq!(suite.failed, ["the test program itself (signal: 11)"]);
+        assert_eq!(suite.failed, [Failure::new("the test program itself (signal: 11)")]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `test`: everything that is tested, in one go, with one summary.
 //!
 //! In: a filter or none. Out: each suite's output while it runs, then a table of suites, then every failure and every
-//! skipped test with its reason, and last one plain line: `N passed, N failed, N skipped`. It contains no test itself.
+//! skipped test with its reason (of a failure the beginning), and last one plain line: `N passed, N failed, N skipped`. It contains no test itself.
 
 mod cargo;
 mod libtest;
@@ -15,7 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use std::{process::ExitCode, time::Instant};
-use summary::{Suite, render};
+use summary::{Failure, Suite, render};
 
 /// Run the whole test suite: unit, golden and end-to-end tests, then every kernel of the matrix
 ///
@@ -97,7 +97,7 @@ fn skipped_kernels(why: &str) -> Result<Vec<Suite>> {
 fn of_kernel(outcome: &Outcome) -> Suite {
     let mut suite = Suite::new(format!("kernel {}", outcome.kernel));
     suite.time = outcome.time;
-    suite.failed = outcome.problems();
+    suite.failed = outcome.problems().into_iter().map(Failure::new).collect();
     suite.passed = outcome.checks.iter().filter(|check| check.status == Status::Passed).count();
     suite
 }

@@ -12,12 +12,30 @@ pub struct Suite {
     pub name: String,
     /// Tests that passed.
     pub passed: usize,
-    /// Tests that did not, by name.
-    pub failed: Vec<String>,
+    /// Tests that did not.
+    pub failed: Vec<Failure>,
     /// Tests that were not run: name and reason.
     pub skipped: Vec<(String, String)>,
     /// From start to end.
     pub time: Duration,
+}
+
+/// A test that failed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// Its name.
+    pub name: String,
+    /// The beginning of what it said, without backtraces.
+    pub why: Vec<String>,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// One that has not said why yet.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), why: Vec::new() }
+    }
 }
 
 // === impl Suite ===
@@ -46,8 +64,11 @@ pub fn render(suites: &[Suite], took: Duration) -> String {
         }
     }
     for suite in &shown {
-        for name in &suite.failed {
+        for Failure { name, why } in &suite.failed {
             let _ = write!(text, "\nFAILED: {}: {name}", suite.name);
+            for line in why {
+                let _ = write!(text, "\n    {line}");
+            }
         }
     }
     let sum = |count: fn(&Suite) -> usize| shown.iter().map(|suite| count(suite)).sum::<usize>();
@@ -76,7 +97,7 @@ mod tests {
             Suite::new("nothing in it"),
             Suite {
                 passed: 1,
-                failed: vec!["x".into()],
+                failed: vec![Failure { name: "x".into(), why: vec!["no answer".into()] }, Failure::new("z")],
                 skipped: vec![("y".into(), "no ipip here".into())],
                 ..Suite::new("end to end")
             },
@@ -84,13 +105,15 @@ mod tests {
         let expected = "
 suite       passed  failed  skipped  time
 maps: unit  3       0       0        1.5 s
-end to end  1       1       1        0.0 s
+end to end  1       2       1        0.0 s
 
 skipped: end to end: y: no ipip here
 FAILED: end to end: x
+    no answer
+FAILED: end to end: z
 
 all suites: 61 s
-4 passed, 1 failed, 1 skipped
+4 passed, 2 failed, 1 skipped
 ";
         assert_eq!(render(&suites, Duration::from_secs(61)), expected);
     }
