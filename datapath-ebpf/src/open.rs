@@ -6,7 +6,10 @@
 //! Its steps are functions of their own for the verifier (`extern "C"`, with numbers for arguments): each is verified once, and not once
 //! for every state that a program can reach it in, and has a stack of its own.
 
-use margay_maps::{Addr, DropReason, Flow, FlowVerdict, Half, Way};
+use margay_maps::{
+    Addr, DropReason, Flow, FlowVerdict, Half, Way,
+    protocol::{SCTP, TCP},
+};
 
 use crate::{
     arrival::Arrival,
@@ -92,6 +95,7 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     let known = || FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
     let known = if tuple.has(Tuple::ABSENT) { None } else { known() };
     let allowed = known.filter(|flow| flow.verdict == FlowVerdict::Allowed);
+    let answers = is_answer(tuple, known);
 
     match check_ends(arrival.code()) {
         FINE => {}
@@ -138,6 +142,15 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     }
     if !judged {
         judge_flow();
+        if is_new && answers {
+            // Its sender has not opened this flow: what is revoked would go on as soon as the server speaks, and its denial is nobody else's.
+            others = new.verdict != FlowVerdict::Allowed;
+            if !others {
+                new.opener ^= 1;
+                new.via_stack &= VIA_STACK;
+                judge_flow();
+            }
+        }
     }
     if new.verdict == FlowVerdict::Allowed {
         count(half_mut(new, tuple.half), bytes, tuple.tcp_flags as u8);
@@ -147,6 +160,27 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
         events::opened();
     }
     Ok(())
+}
+
+/// Whether a packet of a flow that is not allowed looks like one of a connection that the other end has opened: an entry says so, or
+/// its sender has the lower port, as servers do.
+#[inline(always)]
+fn is_answer(tuple: &Tuple, known: Option<&Flow>) -> bool {
+    if !matches!(tuple.key.protocol, TCP | SCTP)
+        || tuple.has(Tuple::OPENS | Tuple::STATELESS)
+        || !same(tuple.nat, [0; 4])
+    {
+        return false;
+    }
+    match known {
+        Some(Flow { verdict: FlowVerdict::EgressDenied | FlowVerdict::IngressDenied, opener, .. }) => {
+            *opener != tuple.half
+        }
+        _ => {
+            let (src, dst) = tuple.ends_ports();
+            u16::from_be_bytes(src) < u16::from_be_bytes(dst)
+        }
+    }
 }
 
 /// Whether the packet in [`TUPLE`] may come from where it says, and go where it wants to, as far as that is plain without more ado.

@@ -112,8 +112,11 @@ impl Tuple {
     pub const HAIRPIN: u32 = 1 << 5;
     /// It is an ICMP error about a packet of no allowed flow. That packet can still have come from a Service: [`Tuple::set_about`].
     pub const ABOUT_OTHER: u32 = 1 << 6;
-    /// The table has no entry under this key.
+    /// The table has no entry under this key, or none that is the packet's.
     pub const ABSENT: u32 = 1 << 7;
+
+    /// Ports that nobody knows are no part of a flow's key, and an entry for none is another packet's.
+    const NO_FLOW: u32 = Self::STATELESS | Self::ABSENT;
 
     /// Reads the transport header of the packet whose IPv4 header is at `offset`, unless that has been read.
     #[inline(always)]
@@ -167,7 +170,7 @@ impl Tuple {
             let ports = match fragment(&fragment_key(ip)) {
                 Some(first) => (first.src_port_be, first.dst_port_be),
                 None => {
-                    tuple.flags = Self::STATELESS;
+                    tuple.flags = Self::NO_FLOW;
                     NO_PORTS
                 }
             };
@@ -205,7 +208,7 @@ impl Tuple {
                             }
                             about = Self::ABOUT_OTHER;
                         }
-                        tuple.flags = Self::STATELESS | about;
+                        tuple.flags = Self::NO_FLOW | about;
                         NO_PORTS
                     }
                     _ => NO_PORTS,
@@ -255,7 +258,7 @@ impl Tuple {
         let (src, dst) = (self.ip.src, self.ip.dst);
         self.nat = [0; 4];
         self.nat_port_be = [0; 2];
-        self.flags = Self::STATELESS;
+        self.flags = Self::NO_FLOW;
         self.set_ends(&Ends { src, dst, src_port: NO_PORTS.0, dst_port: NO_PORTS.1 }, ICMP);
     }
 

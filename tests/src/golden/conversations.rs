@@ -223,6 +223,39 @@ fn tcp_in_the_middle() -> Vec<Conversation> {
                 not_in("half an opening", request(SYN | ACK)),
             ],
         ),
+        conversation(
+            "a server that may open connections does not take up again what is revoked",
+            vec![
+                policies(FREE),
+                passes("SYN", request(SYN)),
+                passes("SYN, ACK", answer(SYN | ACK)),
+                policies(Policies { ingress: NOTHING, egress: None }),
+                not_in("the client's segment", request(ACK)),
+                drops("what the server sends again", answer(ACK), DropReason::IngressDenied),
+                not_in("the client's segment again", request(ACK)),
+                passes("a connection of the server's own, with these ports", answer(SYN)),
+                passes("and its answer", request(SYN | ACK)),
+            ],
+        ),
+        conversation(
+            "nor does it when nobody knows the connection any more",
+            vec![
+                policies(Policies { ingress: NOTHING, egress: None }),
+                drops("what the server sends again", answer(ACK), DropReason::IngressDenied),
+                not_in("the client's segment", request(ACK)),
+                policies(Policies { ingress: Some(REMOTE_WEB), egress: None }),
+                passes("what the server sends again, allowed", answer(ACK)),
+                passes("the client's segment, allowed", request(ACK)),
+            ],
+        ),
+        conversation(
+            "what a denial remembers outweighs ports",
+            vec![
+                policies(Policies { ingress: NOTHING, egress: None }),
+                not_in("a client with a low port", tcp((REMOTE, WEB), (POD, CLIENT), SYN)),
+                drops("the server's segment", tcp((POD, CLIENT), (REMOTE, WEB), ACK), DropReason::IngressDenied),
+            ],
+        ),
     ]
 }
 
@@ -390,6 +423,10 @@ fn associations() -> Vec<Conversation> {
             not_out("an INIT of the server", back(SCTP_INIT)),
             not_in("another port", sctp((REMOTE, CLIENT), (POD, WEB + 1), SCTP_INIT)),
             not_in("TCP to the same port", request(SYN)),
+            policies(Policies { ingress: NOTHING, egress: None }),
+            not_in("DATA, revoked", sctp((REMOTE, CLIENT), (POD, WEB), SCTP_DATA)),
+            drops("DATA back, which the server may otherwise send", back(SCTP_DATA), DropReason::IngressDenied),
+            not_in("DATA again", sctp((REMOTE, CLIENT), (POD, WEB), SCTP_DATA)),
         ],
     )]
 }

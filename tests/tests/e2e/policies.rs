@@ -104,6 +104,57 @@ fn a_revoked_permission_cuts_a_running_connection_and_a_granted_one_mends_it() {
     });
 }
 
+/// Whether there is something to read.
+fn hears(stream: &mut TcpStream) -> Result<bool> {
+    match stream.read(&mut [0; 1024]) {
+        Ok(read) => Ok(read > 0),
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The servers are isolated against what comes in, and may open connections to the client: what they send again must not pass for one.
+#[test]
+fn what_is_revoked_stays_cut_while_the_server_goes_on_talking() {
+    let servers = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: servers, namespace: default}
+spec: {podSelector: {matchLabels: {role: server}}, policyTypes: [Ingress]}
+";
+    let lab = Lab::builder("policy_stays_cut").node("a").node("b").pod("x").on("a");
+    lab.pod("near").label("role", "server").on("a").pod("far").label("role", "server").on("b").test(|lab| {
+        let (x, near, far) = (lab.pod("x")?, lab.pod("near")?, lab.pod("far")?);
+        let mut connections = [Connection::open(&x, &near)?, Connection::open(&x, &far)?];
+        for connection in &mut connections {
+            ensure!(connection.carries()?, "it does not work at all");
+        }
+        fs::write(lab.manifests().join("servers.yaml"), servers)?;
+        for Connection { client, server } in &mut connections {
+            eventually("the connection is cut", IN_FORCE, || {
+                server.write_all(b"!")?;
+                ensure!(!hears(client)?, "what the server sends still arrives");
+                Ok(())
+            })?;
+            // Each end has sent what is not acknowledged, and sends it again: the first times after 200, 600 and 1,400 ms.
+            client.write_all(b"?")?;
+            for _ in 0..10 {
+                server.write_all(b"!")?;
+                ensure!(!hears(client)?, "what the server sends arrives again");
+                ensure!(!hears(server)?, "what the client sends arrives again");
+            }
+        }
+        fs::remove_file(lab.manifests().join("servers.yaml"))?;
+        for Connection { client, server } in &mut connections {
+            eventually("the connection works again", IN_FORCE, || {
+                ensure!(hears(client)? && hears(server)?, "nothing arrives");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn policies_stay_in_force_without_their_agent() {
     two_nodes("policy_agentless").test(|lab| {

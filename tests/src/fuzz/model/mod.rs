@@ -144,6 +144,13 @@ impl Place {
     fn of(key: Key, half: u32) -> Self {
         Self { key, half, opens: false, stateless: false, error: false, flags: 0, nat: None, other: None }
     }
+
+    /// Whether it looks like a packet of a connection that the other end has opened: a denial says so, or its sender has the lower port.
+    fn is_answer(&self, denied: Option<Entry>) -> bool {
+        let goes_on = [6, 132].contains(&self.key.protocol) && !self.opens && !self.stateless && self.nat.is_none();
+        let (from, to) = self.key.ends(self.half);
+        goes_on && denied.map_or(from.port < to.port, |entry| entry.opener != self.half)
+    }
 }
 
 // === impl Key ===
@@ -328,14 +335,15 @@ impl Model {
 
     fn follow(&mut self, place: &Place, by: By) -> Judged {
         let Place { key, half, opens, stateless, error, flags, .. } = *place;
-        let entry = self.flows.get(&key).copied();
+        // What no ports are known of is no packet of a flow.
+        let entry = self.flows.get(&key).copied().filter(|_| !stateless || error);
         let denied = entry.filter(|entry| matches!(entry.verdict, Verdict::EgressDenied | Verdict::IngressDenied));
         if !stateless && by != By::Host && denied.is_some_and(|entry| entry.current && entry.opener == half) {
             return (Fate::Drop, None);
         }
         let allowed = entry.filter(|entry| entry.verdict == Verdict::Allowed);
         // An opening by the other end, or of what is closed, is a new flow.
-        let others = allowed.is_some_and(|entry| entry.opener != half);
+        let mut others = allowed.is_some_and(|entry| entry.opener != half);
         let known = allowed.filter(|entry| !opens || (!others && !entry.closed));
         let by_host = by == By::Host;
         let fresh =
@@ -356,6 +364,13 @@ impl Model {
         }
         if !now.current {
             now = Entry { verdict: self.verdict(&key, &now), current: true, ..now };
+            if known.is_none() && place.is_answer(denied) {
+                others = now.verdict != Verdict::Allowed;
+                if !others {
+                    now = Entry { opener: 1 - half, by_host: false, ..now };
+                    now.verdict = self.verdict(&key, &now);
+                }
+            }
         }
         let passes = now.verdict == Verdict::Allowed;
         now.closed |= passes && flags & CLOSES != 0;
