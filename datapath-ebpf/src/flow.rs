@@ -186,6 +186,12 @@ pub fn half_mut(flow: &mut Flow, half: u32) -> &mut Half {
     if half == 0 { &mut flow.halves[0] } else { &mut flow.halves[1] }
 }
 
+/// Whether a policy has denied it.
+#[inline(always)]
+pub fn is_denial(verdict: FlowVerdict) -> bool {
+    matches!(verdict, FlowVerdict::EgressDenied | FlowVerdict::IngressDenied)
+}
+
 /// Why the packets of a flow with this verdict are dropped.
 #[inline(always)]
 pub fn denial(verdict: FlowVerdict) -> DropReason {

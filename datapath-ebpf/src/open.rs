@@ -14,7 +14,7 @@ use margay_maps::{
 use crate::{
     arrival::Arrival,
     events,
-    flow::{Refusal, count, denial, half_mut, is_closed, is_current},
+    flow::{Refusal, count, denial, half_mut, is_closed, is_current, is_denial},
     ipv4::is_forwardable,
     judge::{Opening, judge},
     lookup::{FLOWS, SCRATCH, TUPLE, clock, config, is_nobodys, is_own},
@@ -27,6 +27,9 @@ use crate::{
 const VIA_STACK: u32 = 1;
 /// Opened by the host itself.
 const BY_HOST: u32 = 2;
+
+/// From here on Linux chooses clients' ports (net/ipv4/af_inet.c, `ip_local_port_range`).
+const FIRST_CLIENT_PORT: u16 = 32_768;
 
 /// What the slow path's functions answer: nothing stands against the packet. After [`open_flow`] its flow is in the scratch area, and
 /// in the table if there is room and it leaves a trace at all.
@@ -95,7 +98,8 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     let known = || FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
     let known = if tuple.has(Tuple::ABSENT) { None } else { known() };
     let allowed = known.filter(|flow| flow.verdict == FlowVerdict::Allowed);
-    let answers = is_answer(tuple, known);
+    let denied = known.filter(|flow| is_denial(flow.verdict));
+    let answers = is_answer(tuple, denied);
 
     match check_ends(arrival.code()) {
         FINE => {}
@@ -124,6 +128,12 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
             know_as(new, flow);
         }
     }
+    if let Some(flow) = denied
+        && !tuple.has(Tuple::OPENS)
+        && flow.opener == tuple.half
+    {
+        take_over(new, flow, false);
+    }
     if matches!(arrival, Arrival::Workload(_)) && new.opener == tuple.half {
         let service = if same(tuple.nat, [0; 4]) { Addr::UNSPECIFIED } else { Addr::from_v4(tuple.nat) };
         copy_addr(&mut new.nat, &service);
@@ -143,12 +153,14 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     if !judged {
         judge_flow();
         if is_new && answers {
-            // Its sender has not opened this flow: what is revoked would go on as soon as the server speaks, and its denial is nobody else's.
+            // Its sender has not opened this flow: what is revoked would go on as soon as the server speaks.
             others = new.verdict != FlowVerdict::Allowed;
             if !others {
                 new.opener ^= 1;
                 new.via_stack &= VIA_STACK;
                 judge_flow();
+                // What is known of it stays known: how long it is kept hangs on that.
+                others = denied.is_some() && new.verdict != FlowVerdict::Allowed;
             }
         }
     }
@@ -162,23 +174,21 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a packet of a flow that is not allowed looks like one of a connection that the other end has opened: an entry says so, or
-/// its sender has the lower port, as servers do.
+/// Whether a packet of a flow that is not allowed looks like one of a connection that the other end has opened: its denial says so, or
+/// where there is none, its sender's port is one that servers have, and the other one that clients are given.
 #[inline(always)]
-fn is_answer(tuple: &Tuple, known: Option<&Flow>) -> bool {
+fn is_answer(tuple: &Tuple, denied: Option<&Flow>) -> bool {
     if !matches!(tuple.key.protocol, TCP | SCTP)
         || tuple.has(Tuple::OPENS | Tuple::STATELESS)
         || !same(tuple.nat, [0; 4])
     {
         return false;
     }
-    match known {
-        Some(Flow { verdict: FlowVerdict::EgressDenied | FlowVerdict::IngressDenied, opener, .. }) => {
-            *opener != tuple.half
-        }
-        _ => {
+    match denied {
+        Some(flow) => flow.opener != tuple.half,
+        None => {
             let (src, dst) = tuple.ends_ports();
-            u16::from_be_bytes(src) < u16::from_be_bytes(dst)
+            u16::from_be_bytes(src) < FIRST_CLIENT_PORT && u16::from_be_bytes(dst) >= FIRST_CLIENT_PORT
         }
     }
 }
@@ -274,12 +284,7 @@ fn know_as(new: &mut Flow, known: &Flow) {
 /// Takes over what is known of the flow. Whether the verdict too: it holds under the same generations alone.
 #[inline(always)]
 fn keep(new: &mut Flow, known: &Flow) -> bool {
-    let same_ways = known.generation == new.generation;
-    copy(&mut new.halves, &known.halves);
-    if !same_ways {
-        new.halves[0].way = Way::Unknown;
-        new.halves[1].way = Way::Unknown;
-    }
+    take_over(new, known, known.generation == new.generation);
     new.opener = known.opener;
     new.opened = known.opened;
     new.via_stack = known.via_stack;
@@ -292,6 +297,16 @@ fn keep(new: &mut Flow, known: &Flow) -> bool {
     new.slot_generations = known.slot_generations;
     new.origins = known.origins;
     true
+}
+
+/// Takes over what has been counted of the flow, and its ways if they still hold.
+#[inline(always)]
+fn take_over(new: &mut Flow, known: &Flow, same_ways: bool) {
+    copy(&mut new.halves, &known.halves);
+    if !same_ways {
+        new.halves[0].way = Way::Unknown;
+        new.halves[1].way = Way::Unknown;
+    }
 }
 
 /// Writes the flow down, unless it is one that leaves no trace. `others`: there is an allowed flow that the other end

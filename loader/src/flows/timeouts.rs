@@ -31,7 +31,8 @@ pub struct Timeouts {
     pub icmp: u32,
     /// Any other protocol; as Linux (nf_conntrack_generic_timeout is 600, but these carry no ports to tell them apart).
     pub other: u32,
-    /// What was denied: it is judged again after that.
+    /// What was denied: it is judged again after that. What was revoked when it had been answered is kept as if it went on: its ends
+    /// send it again, and whoever may not have opened it must not pass for who has.
     pub denied: u32,
     /// What leads to a Service's backend, once the flow to that is gone.
     pub translated: u32,
@@ -76,12 +77,13 @@ impl Timeouts {
 
     /// After how many seconds without a packet this flow goes.
     pub fn of(&self, key: &FlowKey, flow: &Flow) -> u32 {
+        let answered = flow.halves.iter().all(|half| half.packets > 0);
         match flow.verdict {
             FlowVerdict::Allowed => {}
             FlowVerdict::Translated => return self.translated,
+            FlowVerdict::EgressDenied | FlowVerdict::IngressDenied if answered => {}
             FlowVerdict::EgressDenied | FlowVerdict::IngressDenied | FlowVerdict::Unknown => return self.denied,
         }
-        let answered = flow.halves.iter().all(|half| half.packets > 0);
         let [low, high] = flow.halves.each_ref().map(|half| half.tcp_flags);
         match key.protocol {
             TCP if (low | high) & RST != 0 || low & high & FIN != 0 => self.tcp_closing,
@@ -142,6 +144,9 @@ mod tests {
         }
         let denied = Flow { verdict: FlowVerdict::IngressDenied, ..flow([1, 0], [SYN, 0], 0) };
         assert_eq!(t.of(&key(TCP), &denied), t.denied);
+        let revoked = |flags| Flow { verdict: FlowVerdict::IngressDenied, ..flow([1, 1], flags, 0) };
+        assert_eq!(t.of(&key(TCP), &revoked([SYN, SYN])), t.tcp_established);
+        assert_eq!(t.of(&key(TCP), &revoked([SYN, RST])), t.tcp_closing);
         let translated = Flow { verdict: FlowVerdict::Translated, ..flow([1, 0], [SYN, 0], 0) };
         assert_eq!(t.of(&key(TCP), &translated), t.translated);
     }

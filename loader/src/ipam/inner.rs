@@ -147,15 +147,14 @@ impl<S: Store> Inner<S> {
         }
         let since = self.moment();
         let own = self.own_blocks(Some(since)).await?;
-        if own.iter().filter(|block| in_pools(pools, **block)).count() >= world.block_limit() {
+        if has_as_many_as_it_may(&own, pools, &world) {
             return Ok(false);
         }
         let survey = self.survey(&world.reserved, since).await?;
         if !survey.is_mostly_unclaimed(pools) {
             return Ok(false);
         }
-        let first = u128::from(self.rank(""));
-        match survey.unclaimed(pools, &world.reserved, first, &BTreeSet::new()) {
+        match self.unclaimed(&survey, pools, &world.reserved, &BTreeSet::new()) {
             Some(block) => Ok(self.claim(block).await? == Claim::Ours),
             None => Ok(false),
         }
@@ -176,9 +175,8 @@ impl<S: Store> Inner<S> {
         if !world.config.auto_allocate_blocks {
             return Ok(false);
         }
-        let limit = world.block_limit();
-        if own.iter().filter(|block| in_pools(pools, **block)).count() >= limit {
-            return Err(IpamError::BlockLimit { limit });
+        if has_as_many_as_it_may(&own, pools, world) {
+            return Err(IpamError::BlockLimit { limit: world.block_limit() });
         }
         self.claim_one(pools, &world.reserved, since).await
     }
@@ -213,7 +211,7 @@ impl<S: Store> Inner<S> {
         }
         let mut lost = BTreeSet::new();
         while lost.len() < MAX_LOST_CLAIMS {
-            let Some(block) = survey.unclaimed(pools, reserved, u128::from(self.rank("")), &lost) else { break };
+            let Some(block) = self.unclaimed(&survey, pools, reserved, &lost) else { break };
             if self.claim(block).await? == Claim::Ours {
                 return Ok(true);
             }
@@ -226,6 +224,17 @@ impl<S: Store> Inner<S> {
             }
         }
         Ok(false)
+    }
+
+    /// A block that does not exist: each node begins to look for one elsewhere.
+    fn unclaimed(
+        &self,
+        survey: &Survey,
+        pools: &[&Pool],
+        reserved: &Reserved,
+        lost: &BTreeSet<IpNet>,
+    ) -> Option<IpNet> {
+        survey.unclaimed(pools, reserved, u128::from(self.rank("")), lost)
     }
 
     async fn take_over(&self, block: IpNet, owner: &str, sequence: u64) -> Result<bool, IpamError> {
@@ -369,6 +378,11 @@ impl<S: Store> Inner<S> {
         let digest = Sha1::digest(format!("{}/{name}", self.node));
         digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
+}
+
+/// Whether a node that owns these blocks may claim no more of the pools.
+fn has_as_many_as_it_may(own: &[IpNet], pools: &[&Pool], world: &World) -> bool {
+    own.iter().filter(|block| in_pools(pools, **block)).count() >= world.block_limit()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -57,7 +57,7 @@ impl Suite {
                 Ok(name) => KubeCluster::open(&name.parse()?)?,
                 Err(_) => KubeCluster::builder(NAME).cni(Cni::Margay).report(|step| println!("  {step}")).start()?,
             };
-            self.clean = Some(traces::of_pods(&cluster)?);
+            self.clean = Some(before_pods(&cluster)?);
             self.cluster = Some(cluster);
         }
         self.cluster.as_ref().context("there is no cluster")
@@ -110,6 +110,18 @@ impl Suite {
             Ok(())
         })
     }
+}
+
+/// What there is without pods: the nodes' tunnel addresses too, which the agents get in their own time.
+fn before_pods(cluster: &KubeCluster) -> Result<BTreeSet<String>> {
+    eventually("the nodes have their tunnel addresses", PATIENCE, || {
+        let traces = traces::of_pods(cluster)?;
+        for node in cluster.nodes() {
+            let handle = format!("handle \"vxlan-tunnel-addr-{}\"", node.name());
+            ensure!(traces.contains(&handle), "{} has none", node.name());
+        }
+        Ok(traces)
+    })
 }
 
 /// kubectl with the words of a line.

@@ -1,5 +1,6 @@
 //! Blocks as values, and the whole against a store in memory.
 
+mod ahead;
 mod blocks;
 mod check;
 mod faults;

@@ -127,6 +127,9 @@ enum By {
     Host,
 }
 
+/// Clients have ports from here on (`ip_local_port_range`).
+const FIRST_CLIENT_PORT: u16 = 32_768;
+
 /// FIN and RST.
 const CLOSES: u8 = 0x05;
 
@@ -145,11 +148,12 @@ impl Place {
         Self { key, half, opens: false, stateless: false, error: false, flags: 0, nat: None, other: None }
     }
 
-    /// Whether it looks like a packet of a connection that the other end has opened: a denial says so, or its sender has the lower port.
+    /// Whether it looks like a packet of a connection that the other end has opened: a denial says so, or both ports do.
     fn is_answer(&self, denied: Option<Entry>) -> bool {
         let goes_on = [6, 132].contains(&self.key.protocol) && !self.opens && !self.stateless && self.nat.is_none();
         let (from, to) = self.key.ends(self.half);
-        goes_on && denied.map_or(from.port < to.port, |entry| entry.opener != self.half)
+        let by_ports = from.port < FIRST_CLIENT_PORT && to.port >= FIRST_CLIENT_PORT;
+        goes_on && denied.map_or(by_ports, |entry| entry.opener != self.half)
     }
 }
 
@@ -339,6 +343,9 @@ impl Model {
         let entry = self.flows.get(&key).copied().filter(|_| !stateless || error);
         let denied = entry.filter(|entry| matches!(entry.verdict, Verdict::EgressDenied | Verdict::IngressDenied));
         if !stateless && by != By::Host && denied.is_some_and(|entry| entry.current && entry.opener == half) {
+            if let Some(entry) = self.flows.get_mut(&key) {
+                entry.closed |= flags & CLOSES != 0;
+            }
             return (Fate::Drop, None);
         }
         let allowed = entry.filter(|entry| entry.verdict == Verdict::Allowed);
@@ -346,8 +353,8 @@ impl Model {
         let mut others = allowed.is_some_and(|entry| entry.opener != half);
         let known = allowed.filter(|entry| !opens || (!others && !entry.closed));
         let by_host = by == By::Host;
-        let fresh =
-            Entry { verdict: Verdict::Unknown, opener: half, closed: false, by_host, current: false, nat: None };
+        let closed = denied.is_some_and(|entry| !opens && entry.opener == half && entry.closed);
+        let fresh = Entry { verdict: Verdict::Unknown, opener: half, closed, by_host, current: false, nat: None };
         let mut now = known.unwrap_or(fresh);
         if by_host && !others {
             now.nat = allowed.and_then(|entry| entry.nat);
@@ -369,6 +376,7 @@ impl Model {
                 if !others {
                     now = Entry { opener: 1 - half, by_host: false, ..now };
                     now.verdict = self.verdict(&key, &now);
+                    others = denied.is_some() && now.verdict != Verdict::Allowed;
                 }
             }
         }

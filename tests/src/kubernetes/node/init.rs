@@ -4,14 +4,19 @@
 //! and waits; the inner one is process 1 of the node: it mounts, and keeps the node's services running. When the outer
 //! one ends, the kernel ends the inner one, and with it everything on the node. Never: a return to the caller.
 
-use std::{env, os::unix::ffi::OsStrExt};
+use std::{
+    env,
+    fs::File,
+    io::{Read as _, Write as _},
+    os::unix::ffi::OsStrExt,
+};
 
 use anyhow::{Context, Result, bail};
 use nix::{
     libc,
     sched::{CloneFlags, unshare},
     sys::wait::{WaitStatus, waitpid},
-    unistd::{ForkResult, fork},
+    unistd::{ForkResult, fork, pipe},
 };
 
 use super::{cgroups::Cgroup, mounts, services, spec::Spec};
@@ -51,11 +56,20 @@ fn start(cluster: &str, node: &str) -> Result<()> {
         | CloneFlags::CLONE_NEWCGROUP
         | CloneFlags::CLONE_NEWPID;
     unshare(namespaces).context("making the namespaces of a node: are you root?")?;
+    // Process 1 mounts another /proc over the one in which its parent looks for it: it waits until it has been found.
+    let (wait, go) = pipe().context("making a pipe")?;
     // SAFETY: this process has one thread, so the child may do what any process may.
     match unsafe { fork() }.context("starting process 1 of a node")? {
-        ForkResult::Child => first(&spec),
+        ForkResult::Child => {
+            drop(go);
+            if File::from(wait).read(&mut [0]).context("waiting for the parent")? == 0 {
+                bail!("the parent of process 1 has ended");
+            }
+            first(&spec)
+        }
         ForkResult::Parent { child } => {
             write_json(&spec.dir().join(FIRST), &Process::of(child.as_raw())?)?;
+            File::from(go).write_all(&[1]).context("letting process 1 go on")?;
             match waitpid(child, None).context("waiting for process 1 of a node")? {
                 WaitStatus::Exited(_, 0) => Ok(()),
                 status => bail!("process 1 ended: {status:?}"),
