@@ -76,6 +76,16 @@ impl Known {
         self.policy.is_complete()
     }
 
+    /// Forgets what is not so, or cannot be read.
+    fn doubt(&mut self, maps: &Maps) {
+        let Self { endpoints, routes, nodes, policy, services } = self;
+        doubt(&maps.endpoints, endpoints);
+        doubt(&maps.routes, routes);
+        doubt(&maps.nodes, nodes);
+        policy.doubt(maps);
+        services.doubt(maps);
+    }
+
     /// The endpoints in force; read from the map where they are not known.
     ///
     /// # Errors
@@ -88,6 +98,11 @@ impl Known {
     }
 }
 
+/// Forgets what a map is known to hold if it does not, or cannot be read.
+fn doubt<K: Plain + Ord, V: Plain + PartialEq>(map: &MapHandle<K, V>, known: &mut Option<BTreeMap<K, V>>) {
+    known.take_if(|known| !map.holds(known).unwrap_or(false));
+}
+
 /// Writes the plan into the maps.
 ///
 /// What makes addresses known comes first and in the order in which the programs rely on it (nodes are believed before
@@ -95,7 +110,7 @@ impl Known {
 /// other way round.
 pub fn apply(plan: &Plan, maps: &Maps, known: &mut Known, depth: Depth) -> Vec<Problem> {
     if depth == Depth::Everything {
-        *known = Known::default();
+        known.doubt(maps);
     }
     let mut pass = Pass { plan, problems: Vec::new(), slots_in_use: BTreeSet::new() };
     match known.endpoints(maps) {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use margay_maps::{Addr, Enforcement, Id, PrefixKey, Rule, RuleKey, user::Maps};
 
-use super::{Changes, Pass};
+use super::{Changes, Pass, doubt};
 use crate::plan::Plan;
 
 /// What the maps are known to hold.
@@ -28,6 +28,15 @@ impl Known {
     /// Whether the last plan was written to its end.
     pub(super) fn is_complete(&self) -> bool {
         self.rules.is_some() && self.networks.is_some() && self.identities.is_some()
+    }
+
+    /// Forgets what is not so, or cannot be read.
+    pub(super) fn doubt(&mut self, maps: &Maps) {
+        let Self { rules, networks, identities, enforcement } = self;
+        doubt(&maps.rules, rules);
+        doubt(&maps.networks, networks);
+        doubt(&maps.identities, identities);
+        enforcement.clear();
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use margay_maps::{Backend, BackendKey, Member, Service, ServiceKey, user::Maps};
 
-use super::{Changes, Pass, is_change};
+use super::{Changes, Pass, doubt, is_change};
 use crate::plan::Plan;
 
 /// What the maps are known to hold.
@@ -17,6 +17,18 @@ pub(super) struct Known {
     services: Option<BTreeMap<ServiceKey, Service>>,
     backends: Option<BTreeMap<BackendKey, Backend>>,
     members: Option<BTreeMap<Member, u32>>,
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Forgets what is not so, or cannot be read.
+    pub(super) fn doubt(&mut self, maps: &Maps) {
+        let Self { services, backends, members } = self;
+        doubt(&maps.services, services);
+        doubt(&maps.backends, backends);
+        doubt(&maps.members, members);
+    }
 }
 
 /// What is still to be removed.

@@ -39,15 +39,17 @@ pub fn start(pins: PathBuf, timeouts: Timeouts) -> Result<()> {
 }
 
 fn run(maps: &Maps, timeouts: Timeouts, since: u32) {
-    let (mut ticks, mut kept) = (0_u32, 0);
+    let (mut ticks, mut found) = (0_u32, 0);
     loop {
         thread::sleep(TICK);
         ticks = ticks.wrapping_add(1);
         let worked = tick(maps).and_then(|now| {
-            let pressure = kept >= PRESSURE;
+            let pressure = found >= PRESSURE;
             if pressure || ticks.is_multiple_of(SWEEP_EVERY) {
                 let timeouts = if pressure { timeouts.under_pressure() } else { timeouts };
-                kept = sweep(&maps.flows, Rule { timeouts, now, since })?;
+                let Swept { kept, removed } = sweep(&maps.flows, Rule { timeouts, now, since })?;
+                // Also what is gone counts: while somebody floods the table it is full again at once.
+                found = kept + removed;
             }
             Ok(())
         });
@@ -69,7 +71,7 @@ fn tick(maps: &Maps) -> Result<u32> {
 trait Table {
     fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<FlowKey, Flow>, HandleError>;
     fn get(&self, key: &FlowKey) -> Result<Option<Flow>, HandleError>;
-    fn remove(&self, key: &FlowKey) -> Result<(), HandleError>;
+    fn remove(&self, keys: &[FlowKey]) -> Result<(), HandleError>;
 }
 
 // === impl MapHandle ===
@@ -83,8 +85,8 @@ impl Table for MapHandle<FlowKey, Flow> {
         self.get(key)
     }
 
-    fn remove(&self, key: &FlowKey) -> Result<(), HandleError> {
-        self.remove(key)
+    fn remove(&self, keys: &[FlowKey]) -> Result<(), HandleError> {
+        self.remove_all(keys)
     }
 }
 
@@ -94,6 +96,13 @@ struct Rule {
     timeouts: Timeouts,
     now: u32,
     since: u32,
+}
+
+/// What became of all entries.
+#[derive(Debug, PartialEq, Eq)]
+struct Swept {
+    kept: usize,
+    removed: usize,
 }
 
 /// What became of the entries of one step.
@@ -111,8 +120,8 @@ fn is_needed(table: &impl Table, key: &FlowKey, flow: &Flow) -> Result<bool, Han
     Ok(table.get(&target)?.is_some_and(|flow| flow.verdict == FlowVerdict::Allowed))
 }
 
-/// Looks at every entry once, step by step, removes those that are over, and says how many it has kept.
-fn sweep(table: &impl Table, rule: Rule) -> Result<usize, HandleError> {
+/// Looks at every entry once, step by step, removes those that are over, and says how many there were of both.
+fn sweep(table: &impl Table, rule: Rule) -> Result<Swept, HandleError> {
     let began = Instant::now();
     let (mut kept, mut removed, mut from) = (0, 0, None);
     loop {
@@ -127,23 +136,21 @@ fn sweep(table: &impl Table, rule: Rule) -> Result<usize, HandleError> {
     if removed > 0 {
         debug!(kept, removed, took = ?began.elapsed(), "flows that were over are gone");
     }
-    Ok(kept)
+    Ok(Swept { kept, removed })
 }
 
 /// Looks at no more than [`BATCH`] entries, however full the table is.
 fn step(table: &impl Table, rule: Rule, from: Option<u32>) -> Result<Step, HandleError> {
     let Rule { timeouts, now, since } = rule;
     let batch = table.batch(from, BATCH)?;
-    let mut step = Step { next: batch.next, ..Step::default() };
+    let mut over = Vec::new();
     for (key, flow) in &batch.entries {
         if timeouts.is_over(key, flow, now, since) && !is_needed(table, key, flow)? {
-            table.remove(key)?;
-            step.removed += 1;
-        } else {
-            step.kept += 1;
+            over.push(*key);
         }
     }
-    Ok(step)
+    table.remove(&over)?;
+    Ok(Step { kept: batch.entries.len() - over.len(), removed: over.len(), next: batch.next })
 }
 
 #[cfg(test)]
@@ -186,8 +193,8 @@ mod tests {
             Ok(self.entries.get(key).copied())
         }
 
-        fn remove(&self, key: &FlowKey) -> Result<(), HandleError> {
-            self.removed.borrow_mut().insert(*key);
+        fn remove(&self, keys: &[FlowKey]) -> Result<(), HandleError> {
+            self.removed.borrow_mut().extend(keys);
             Ok(())
         }
     }
@@ -213,9 +220,9 @@ mod tests {
         let target = FlowKey::between(client, backend, TCP);
         let both = Fake { entries: [(entry, leads), (target, flow(true))].into(), ..Fake::default() };
         let rule = Rule { timeouts: Timeouts::default(), now: 1_000, since: 0 };
-        assert_eq!(sweep(&both, rule).unwrap(), 2);
+        assert_eq!(sweep(&both, rule).unwrap(), Swept { kept: 2, removed: 0 });
         let alone = Fake { entries: [(entry, leads)].into(), ..Fake::default() };
-        assert_eq!(sweep(&alone, rule).unwrap(), 0);
+        assert_eq!(sweep(&alone, rule).unwrap(), Swept { kept: 0, removed: 1 });
     }
 
     fn flow(established: bool) -> Flow {
@@ -230,9 +237,10 @@ mod tests {
     #[test]
     fn a_full_table_is_swept_in_steps_of_one_size() {
         let table = Fake::with(MAX_FLOWS);
-        let kept = sweep(&table, under_pressure()).unwrap();
+        let Swept { kept, removed } = sweep(&table, under_pressure()).unwrap();
         assert_eq!(kept, MAX_FLOWS.div_ceil(3) as usize, "what is established stays");
-        assert_eq!(table.removed.borrow().len(), MAX_FLOWS as usize - kept, "what was never answered goes");
+        assert_eq!(removed, MAX_FLOWS as usize - kept, "what was never answered goes");
+        assert_eq!(table.removed.borrow().len(), removed);
         let asked = table.asked.borrow();
         assert_eq!(asked.len(), (MAX_FLOWS / BATCH) as usize);
         assert!(asked.iter().all(|(_, count)| *count == BATCH), "a step looked at more than its share");

@@ -2,6 +2,7 @@
 //! and every value that is read is checked before it is believed.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     marker::PhantomData,
     os::fd::{AsFd, OwnedFd},
@@ -131,6 +132,14 @@ pub struct Batch<K, V> {
     pub next: Option<u32>,
 }
 
+/// The same, as bytes that nobody has looked at.
+struct Raw {
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    got: usize,
+    next: Option<u32>,
+}
+
 /// A hash, trie or array of `K` to `V`.
 #[derive(Debug)]
 pub struct MapHandle<K, V> {
@@ -168,13 +177,23 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
         }
     }
 
-    /// All entries, each as it was when it was visited. One that is deleted during the walk restarts it, so entries
-    /// are collected in a way that none comes twice.
+    /// All entries, each as it was when it was visited, and none twice.
     ///
     /// # Errors
     /// Reading failed, or an entry is garbled.
     pub fn entries(&self) -> Result<Vec<(K, V)>, HandleError> {
         let mut entries = Vec::new();
+        if self.is_read_in_batches() {
+            let mut from = None;
+            loop {
+                let batch = self.batch(from, BATCH)?;
+                entries.extend(batch.entries);
+                from = batch.next;
+                if from.is_none() {
+                    return Ok(entries);
+                }
+            }
+        }
         for key in self.keys()? {
             if let Some(value) = self.get(&key)? {
                 entries.push((key, value));
@@ -183,7 +202,7 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
         Ok(entries)
     }
 
-    /// All keys.
+    /// All keys. A key that is deleted during the walk restarts it, so they are collected in a way that none comes twice.
     ///
     /// # Errors
     /// Reading failed.
@@ -215,15 +234,19 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
     /// # Errors
     /// Reading failed, or an entry is garbled.
     pub fn batch(&self, from: Option<u32>, count: u32) -> Result<Batch<K, V>, HandleError> {
-        let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
-        let mut keys = vec![0_u8; key_size * count as usize];
-        let mut values = vec![0_u8; value_size * count as usize];
+        let Raw { keys, values, got, next } = self.raw_batch(from, count)?;
+        let pairs = keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>())).take(got);
+        let entries = pairs.map(|(k, v)| Ok((self.decode(k)?, self.decode(v)?))).collect::<Result<_, HandleError>>()?;
+        Ok(Batch { entries, next })
+    }
+
+    fn raw_batch(&self, from: Option<u32>, count: u32) -> Result<Raw, HandleError> {
+        let mut keys = vec![0_u8; size_of::<K>() * count as usize];
+        let mut values = vec![0_u8; size_of::<V>() * count as usize];
         // SAFETY: key and value have the map's sizes, which `new` has compared, and there is room for `count` of each.
         let read = unsafe { sys::lookup_batch(self.fd.as_fd(), from, &mut keys, &mut values, count) };
         let (got, next) = read.map_err(|source| self.access("reading", source))?;
-        let pairs = keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)).take(got as usize);
-        let entries = pairs.map(|(k, v)| Ok((self.decode(k)?, self.decode(v)?))).collect::<Result<_, HandleError>>()?;
-        Ok(Batch { entries, next })
+        Ok(Raw { keys, values, got: got as usize, next })
     }
 
     /// How many entries it has; of an array, how many it can have.
@@ -231,14 +254,13 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
     /// # Errors
     /// Reading failed.
     pub fn count(&self) -> Result<usize, HandleError> {
-        if !matches!(self.spec.kind, MapKind::Hash | MapKind::LruHash) {
-            // Only hashes are read in batches that begin at a number.
+        if !self.is_read_in_batches() {
             return Ok(self.keys()?.len());
         }
         let (mut count, mut from) = (0, None);
         loop {
-            let batch = self.batch(from, BATCH)?;
-            count += batch.entries.len();
+            let batch = self.raw_batch(from, BATCH)?;
+            count += batch.got;
             from = batch.next;
             if from.is_none() {
                 return Ok(count);
@@ -270,6 +292,69 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
         // SAFETY: the key has the map's size, which `new` has compared.
         let done = unsafe { sys::delete(self.fd.as_fd(), key.as_bytes()) };
         done.map(drop).map_err(|source| self.access("writing", source))
+    }
+
+    /// Removes entries of a hash, many with one call; those that are not there are no error.
+    ///
+    /// # Errors
+    /// The kernel refused; some are removed then.
+    pub fn remove_all(&self, keys: &[K]) -> Result<(), HandleError> {
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let count = rest.len().min(BATCH as usize);
+            // SAFETY: the keys have the map's size, which `new` has compared, and there are so many.
+            let (removed, result) = unsafe { sys::delete_batch(self.fd.as_fd(), rest.as_bytes(), count as u32) };
+            let done = match result {
+                Ok(()) => count,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => removed as usize + 1,
+                Err(source) => return Err(self.access("writing", source)),
+            };
+            rest = rest.get(done..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Whether it holds these entries and no others. Nothing is kept of it meanwhile, so this is what to ask of a large map that is
+    /// likely to be as it was.
+    ///
+    /// # Errors
+    /// Reading failed, or an entry is garbled.
+    pub fn holds(&self, expected: &BTreeMap<K, V>) -> Result<bool, HandleError>
+    where
+        K: Ord,
+        V: PartialEq,
+    {
+        let mut found = 0;
+        let mut is_expected = |(key, value): (K, V)| {
+            found += 1;
+            expected.get(&key) == Some(&value)
+        };
+        if self.is_read_in_batches() {
+            let mut from = None;
+            loop {
+                let batch = self.batch(from, BATCH)?;
+                if !batch.entries.into_iter().all(&mut is_expected) {
+                    return Ok(false);
+                }
+                from = batch.next;
+                if from.is_none() {
+                    return Ok(found == expected.len());
+                }
+            }
+        }
+        for key in self.keys()? {
+            if let Some(value) = self.get(&key)?
+                && !is_expected((key, value))
+            {
+                return Ok(false);
+            }
+        }
+        Ok(found == expected.len())
+    }
+
+    /// Only hashes are read in batches that begin at a number.
+    fn is_read_in_batches(&self) -> bool {
+        matches!(self.spec.kind, MapKind::Hash | MapKind::LruHash)
     }
 
     fn decode<T: Plain>(&self, bytes: &[u8]) -> Result<T, HandleError> {

@@ -144,6 +144,24 @@ pub unsafe fn delete(fd: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
     found(element(bpf_cmd::BPF_MAP_DELETE_ELEM, fd, key.as_ptr(), std::ptr::null_mut()))
 }
 
+/// Removes up to `count` keys of a hash, one after the other. Answers how many, and what the kernel refused the next one for; `NotFound`
+/// if it was not there.
+///
+/// # Safety
+/// `keys` must hold `count` keys of the map's size.
+pub unsafe fn delete_batch(fd: BorrowedFd<'_>, keys: &[u8], count: u32) -> (u32, io::Result<()>) {
+    let mut attr = attr();
+    // SAFETY: writing to a field of a union of plain integers.
+    let request = unsafe { &mut attr.batch };
+    request.keys = keys.as_ptr() as u64;
+    request.count = count;
+    request.map_fd = fd.as_raw_fd() as u32;
+    // SAFETY: the pointer lives past the call; the caller vouches for what is behind it.
+    let result = unsafe { bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr) };
+    // SAFETY: the kernel has written it, also where it refused a key (kernel/bpf/syscall.c, generic_map_delete_batch).
+    (unsafe { attr.batch.count }, result.map(drop))
+}
+
 /// Writes the key after `key` (`None`: the first) into `next`; `false` at the end.
 ///
 /// # Safety
