@@ -36,6 +36,8 @@ fn flags() -> Result<String> {
             .join(".cargo"),
     };
     let remaps = [(cargo_home.as_path(), "/cargo"), (paths::root(), "/margay")];
-    let flags = remaps.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
-    Ok(flags.join("\u{1f}"))
+    let remaps = remaps.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+    // At a fixed address: the plugin is started for each pod, and would first correct 35,000 pointers.
+    let fixed = "-Crelocation-model=static".to_owned();
+    Ok(remaps.into_iter().chain([fixed]).collect::<Vec<_>>().join("\u{1f}"))
 }
