@@ -79,6 +79,9 @@ fn work_in(suite: &mut Suite, mode: ProxyMode) -> Result<()> {
     let cluster = suite.cluster()?;
     cluster.nodes().iter().try_for_each(|node| node.start_kube_proxy(mode))?;
     let (pods, address) = service(cluster)?;
+    // A port that hides nobody's address is asked by those who are no backends: kube-proxy can lead a pod that asks another node to
+    // itself, under its own address, which the pod's kernel refuses (nftables mode; only what a node has itself is masqueraded).
+    let clients = deployed(cluster, "client", cluster.nodes().len())?;
     let cluster_ip = [format!("http://{address}/x"), format!("tcp://{address}:7000"), format!("udp://{address}:7000")];
     let node_ports = cluster.nodes().iter().map(|node| format!("http://{}:{NODE_PORT}/x", node.address()));
     let node_ports: Vec<String> = node_ports.collect();
@@ -95,10 +98,14 @@ fn work_in(suite: &mut Suite, mode: ProxyMode) -> Result<()> {
         })?;
     }
     for node in &nodes {
-        let pod = pods.iter().find(|pod| pod.node == node.name).context("no pod on the node")?;
-        for from in [pod, node] {
+        let here =
+            |pods: &[Place]| pods.iter().find(|pod| pod.node == node.name).cloned().context("no pod on the node");
+        let (pod, client) = (here(&pods)?, here(&clients)?);
+        for from in [&pod, &client, node] {
             works(from, &cluster_ip)?;
             works(from, &node_ports)?;
+        }
+        for from in [&client, node] {
             works(from, &local_ports)?;
         }
     }
@@ -107,6 +114,7 @@ fn work_in(suite: &mut Suite, mode: ProxyMode) -> Result<()> {
         ensure!(answer.ends_with(&format!(" {} /x", outside.address)), "the pod saw another client: {answer}");
     }
     choose_among_many(&nodes[0], &cluster_ip[0])?;
+    delete(cluster, "client", clients)?;
     stop(cluster, "web", pods)?;
     suite.is_clean()
 }
