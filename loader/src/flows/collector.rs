@@ -47,7 +47,7 @@ fn run(maps: &Maps, timeouts: Timeouts, since: u32) {
             let pressure = found >= PRESSURE;
             if pressure || ticks.is_multiple_of(SWEEP_EVERY) {
                 let timeouts = if pressure { timeouts.under_pressure() } else { timeouts };
-                let Swept { kept, removed } = sweep(&maps.flows, Rule { timeouts, now, since })?;
+                let Step { kept, removed, .. } = sweep(&maps.flows, Rule { timeouts, now, since })?;
                 // Also what is gone counts: while somebody floods the table it is full again at once.
                 found = kept + removed;
             }
@@ -98,14 +98,7 @@ struct Rule {
     since: u32,
 }
 
-/// What became of all entries.
-#[derive(Debug, PartialEq, Eq)]
-struct Swept {
-    kept: usize,
-    removed: usize,
-}
-
-/// What became of the entries of one step.
+/// What became of the entries of one step, or of all.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Step {
     kept: usize,
@@ -121,22 +114,18 @@ fn is_needed(table: &impl Table, key: &FlowKey, flow: &Flow) -> Result<bool, Han
 }
 
 /// Looks at every entry once, step by step, removes those that are over, and says how many there were of both.
-fn sweep(table: &impl Table, rule: Rule) -> Result<Swept, HandleError> {
+fn sweep(table: &impl Table, rule: Rule) -> Result<Step, HandleError> {
     let began = Instant::now();
-    let (mut kept, mut removed, mut from) = (0, 0, None);
-    loop {
-        let step = step(table, rule, from)?;
-        kept += step.kept;
-        removed += step.removed;
-        from = step.next;
-        if from.is_none() {
-            break;
-        }
+    let mut all = step(table, rule, None)?;
+    while all.next.is_some() {
+        let Step { kept, removed, next } = step(table, rule, all.next)?;
+        all = Step { kept: all.kept + kept, removed: all.removed + removed, next };
     }
+    let Step { kept, removed, .. } = all;
     if removed > 0 {
         debug!(kept, removed, took = ?began.elapsed(), "flows that were over are gone");
     }
-    Ok(Swept { kept, removed })
+    Ok(all)
 }
 
 /// Looks at no more than [`BATCH`] entries, however full the table is.
@@ -220,9 +209,9 @@ mod tests {
         let target = FlowKey::between(client, backend, TCP);
         let both = Fake { entries: [(entry, leads), (target, flow(true))].into(), ..Fake::default() };
         let rule = Rule { timeouts: Timeouts::default(), now: 1_000, since: 0 };
-        assert_eq!(sweep(&both, rule).unwrap(), Swept { kept: 2, removed: 0 });
+        assert_eq!(sweep(&both, rule).unwrap(), Step { kept: 2, removed: 0, next: None });
         let alone = Fake { entries: [(entry, leads)].into(), ..Fake::default() };
-        assert_eq!(sweep(&alone, rule).unwrap(), Swept { kept: 0, removed: 1 });
+        assert_eq!(sweep(&alone, rule).unwrap(), Step { kept: 0, removed: 1, next: None });
     }
 
     fn flow(established: bool) -> Flow {
@@ -237,7 +226,7 @@ mod tests {
     #[test]
     fn a_full_table_is_swept_in_steps_of_one_size() {
         let table = Fake::with(MAX_FLOWS);
-        let Swept { kept, removed } = sweep(&table, under_pressure()).unwrap();
+        let Step { kept, removed, .. } = sweep(&table, under_pressure()).unwrap();
         assert_eq!(kept, MAX_FLOWS.div_ceil(3) as usize, "what is established stays");
         assert_eq!(removed, MAX_FLOWS as usize - kept, "what was never answered goes");
         assert_eq!(table.removed.borrow().len(), removed);

@@ -183,23 +183,33 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
     /// Reading failed, or an entry is garbled.
     pub fn entries(&self) -> Result<Vec<(K, V)>, HandleError> {
         let mut entries = Vec::new();
-        if self.is_read_in_batches() {
-            let mut from = None;
-            loop {
-                let batch = self.batch(from, BATCH)?;
-                entries.extend(batch.entries);
-                from = batch.next;
-                if from.is_none() {
-                    return Ok(entries);
+        self.walk(|entry| {
+            entries.push(entry);
+            true
+        })?;
+        Ok(entries)
+    }
+
+    /// Shows each entry to `visit`, until that wants no more.
+    fn walk(&self, mut visit: impl FnMut((K, V)) -> bool) -> Result<(), HandleError> {
+        if !self.is_read_in_batches() {
+            for key in self.keys()? {
+                if let Some(value) = self.get(&key)?
+                    && !visit((key, value))
+                {
+                    break;
                 }
             }
+            return Ok(());
         }
-        for key in self.keys()? {
-            if let Some(value) = self.get(&key)? {
-                entries.push((key, value));
+        let mut from = None;
+        loop {
+            let batch = self.batch(from, BATCH)?;
+            from = batch.next;
+            if !batch.entries.into_iter().all(&mut visit) || from.is_none() {
+                return Ok(());
             }
         }
-        Ok(entries)
     }
 
     /// All keys. A key that is deleted during the walk restarts it, so they are collected in a way that none comes twice.
@@ -229,7 +239,8 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
     }
 
     /// Up to `count` entries of a hash at once, beginning where `from` says (`None`: at the beginning), and where to go on; `None`
-    /// at the end. Entries that come or go meanwhile may be missed or come twice.
+    /// at the end. Entries that come or go meanwhile may be missed; none comes twice, because a key stays in its bucket, and each is
+    /// visited once (kernel/bpf/hashtab.c).
     ///
     /// # Errors
     /// Reading failed, or an entry is garbled.
@@ -324,32 +335,13 @@ impl<K: Plain, V: Plain> MapHandle<K, V> {
         K: Ord,
         V: PartialEq,
     {
-        let mut found = 0;
-        let mut is_expected = |(key, value): (K, V)| {
+        let (mut found, mut same) = (0, true);
+        self.walk(|(key, value)| {
             found += 1;
-            expected.get(&key) == Some(&value)
-        };
-        if self.is_read_in_batches() {
-            let mut from = None;
-            loop {
-                let batch = self.batch(from, BATCH)?;
-                if !batch.entries.into_iter().all(&mut is_expected) {
-                    return Ok(false);
-                }
-                from = batch.next;
-                if from.is_none() {
-                    return Ok(found == expected.len());
-                }
-            }
-        }
-        for key in self.keys()? {
-            if let Some(value) = self.get(&key)?
-                && !is_expected((key, value))
-            {
-                return Ok(false);
-            }
-        }
-        Ok(found == expected.len())
+            same = expected.get(&key) == Some(&value);
+            same
+        })?;
+        Ok(same && found == expected.len())
     }
 
     /// Only hashes are read in batches that begin at a number.

@@ -41,6 +41,8 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
 const FREE: Policies = Policies { ingress: None, egress: None };
 const NOTHING: Option<&[Allow]> = Some(&[]);
+/// Nobody may come in, and it may go wherever it likes.
+const SHUT: Policies = Policies { ingress: NOTHING, egress: None };
 
 const fn allow(peer: Peer, protocol: u8, port: Option<u16>) -> Allow {
     Allow { peer, protocol: Some(protocol), port }
@@ -229,7 +231,7 @@ fn tcp_in_the_middle() -> Vec<Conversation> {
                 policies(FREE),
                 passes("SYN", request(SYN)),
                 passes("SYN, ACK", answer(SYN | ACK)),
-                policies(Policies { ingress: NOTHING, egress: None }),
+                policies(SHUT),
                 not_in("the client's segment", request(ACK)),
                 drops("what the server sends again", answer(ACK), DropReason::IngressDenied),
                 not_in("the client's segment again", request(ACK)),
@@ -240,7 +242,7 @@ fn tcp_in_the_middle() -> Vec<Conversation> {
         conversation(
             "nor does it when nobody knows the connection any more",
             vec![
-                policies(Policies { ingress: NOTHING, egress: None }),
+                policies(SHUT),
                 drops("what the server sends again", answer(ACK), DropReason::IngressDenied),
                 not_in("the client's segment", request(ACK)),
                 policies(Policies { ingress: Some(REMOTE_WEB), egress: None }),
@@ -251,7 +253,7 @@ fn tcp_in_the_middle() -> Vec<Conversation> {
         conversation(
             "what a denial remembers outweighs ports",
             vec![
-                policies(Policies { ingress: NOTHING, egress: None }),
+                policies(SHUT),
                 not_in("a client with a low port", tcp((REMOTE, WEB), (POD, CLIENT), SYN)),
                 drops("the server's segment", tcp((POD, CLIENT), (REMOTE, WEB), ACK), DropReason::IngressDenied),
             ],
@@ -423,7 +425,7 @@ fn associations() -> Vec<Conversation> {
             not_out("an INIT of the server", back(SCTP_INIT)),
             not_in("another port", sctp((REMOTE, CLIENT), (POD, WEB + 1), SCTP_INIT)),
             not_in("TCP to the same port", request(SYN)),
-            policies(Policies { ingress: NOTHING, egress: None }),
+            policies(SHUT),
             not_in("DATA, revoked", sctp((REMOTE, CLIENT), (POD, WEB), SCTP_DATA)),
             drops("DATA back, which the server may otherwise send", back(SCTP_DATA), DropReason::IngressDenied),
             not_in("DATA again", sctp((REMOTE, CLIENT), (POD, WEB), SCTP_DATA)),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use margay_lab::{kubernetes::images, observe::eventually, probe};
 use serde_json::json;
 
-use crate::suite::{PATIENCE, Suite, all_pairs, apply, delete, deployed, kubectl};
+use crate::suite::{PATIENCE, Suite, all_pairs, apply, delete, deployed, kubectl, pod_on};
 
 /// How many pods the deployment has.
 pub const REPLICAS: usize = 20;
@@ -28,7 +28,7 @@ pub fn exec_and_logs_work(suite: &mut Suite) -> Result<()> {
     let pods = deployed(cluster, "web", REPLICAS)?;
     let control_plane = cluster.control_plane();
     for node in cluster.nodes() {
-        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        let pod = pod_on(&pods, node.name())?;
         let name = pod.name.split_once('/').map_or(pod.name.as_str(), |(_, name)| name);
         let other = pods.iter().find(|other| other.node != pod.node).context("no pod elsewhere")?;
         let answer =
@@ -84,7 +84,7 @@ pub fn the_world_sees_the_nodes_address(suite: &mut Suite) -> Result<()> {
     let pods = deployed(cluster, "web", REPLICAS)?;
     let outside = cluster.outside()?;
     for node in cluster.nodes() {
-        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        let pod = pod_on(&pods, node.name())?;
         for seen in [probe::tcp_exchange(pod, &outside, 8_000)?, probe::udp_echo(pod, &outside, 64)?] {
             ensure!(seen == node.address(), "{pod} was seen as {seen}, its node is {}", node.address());
         }

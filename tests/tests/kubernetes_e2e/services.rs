@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::{
     pods::REPLICAS,
-    suite::{PATIENCE, Suite, apply, delete, deployed, kubectl},
+    suite::{PATIENCE, Suite, apply, delete, deployed, kubectl, pod_on},
 };
 
 /// So often each way is tried, so that every pod is likely to be chosen.
@@ -44,7 +44,7 @@ pub fn pods_reach_them_without_a_kube_proxy(suite: &mut Suite) -> Result<()> {
     let targets = [format!("http://{address}/x"), format!("tcp://{address}:7000"), format!("udp://{address}:7000")];
     let api_server: SocketAddr = API_SERVER.parse()?;
     for node in cluster.nodes() {
-        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        let pod = pod_on(&pods, node.name())?;
         eventually(&format!("a pod of {} reaches the Service", node.name()), PATIENCE, || works(pod, &targets))?;
         // Its backend is outside of the cluster: translated by us, masqueraded by the host's stack.
         let connect = || Ok(TcpStream::connect_timeout(&api_server, Duration::from_secs(3))?);
@@ -98,14 +98,12 @@ fn work_in(suite: &mut Suite, mode: ProxyMode) -> Result<()> {
         })?;
     }
     for node in &nodes {
-        let here =
-            |pods: &[Place]| pods.iter().find(|pod| pod.node == node.name).cloned().context("no pod on the node");
-        let (pod, client) = (here(&pods)?, here(&clients)?);
-        for from in [&pod, &client, node] {
+        let (pod, client) = (pod_on(&pods, &node.name)?, pod_on(&clients, &node.name)?);
+        for from in [pod, client, node] {
             works(from, &cluster_ip)?;
             works(from, &node_ports)?;
         }
-        for from in [&client, node] {
+        for from in [client, node] {
             works(from, &local_ports)?;
         }
     }
@@ -141,7 +139,7 @@ pub fn names_are_resolved(suite: &mut Suite) -> Result<()> {
     apply(control_plane, "dns", &[server, service])?;
     kubectl(control_plane, "wait pod/dns --for=condition=Ready --timeout=60s")?;
     for node in cluster.nodes() {
-        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        let pod = pod_on(&pods, node.name())?;
         let name = pod.name.trim_start_matches("default/");
         for host in ["web.default.svc.cluster.local", "web"] {
             let ask = format!("exec {name} -- /server reach http://{host}/x");
@@ -175,7 +173,7 @@ pub fn ports_of_hosts_lead_to_pods(suite: &mut Suite) -> Result<()> {
     ensure!(answer[0].ends_with(&format!(" {} /x", outside.address)), "the pod saw another client: {answer:?}");
     let pods = deployed(cluster, "web", REPLICAS)?;
     for node in cluster.nodes() {
-        let pod = pods.iter().find(|pod| pod.node == node.name()).context("no pod on the node")?;
+        let pod = pod_on(&pods, node.name())?;
         let answer = works(pod, &target).context("a pod")?;
         ensure!(answer[0].ends_with(&format!(" {} /x", pod.address)), "the pod saw another client: {answer:?}");
         works(&node.place()?, &target).context("a node")?;

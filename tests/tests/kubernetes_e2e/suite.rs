@@ -180,6 +180,11 @@ pub fn ready(cluster: &KubeCluster, name: &str, replicas: usize) -> Result<Vec<P
     Ok(pods)
 }
 
+/// One of these pods that is on the node.
+pub fn pod_on<'a>(pods: &'a [Place], node: &str) -> Result<&'a Place> {
+    pods.iter().find(|pod| pod.node == node).context("no pod on the node")
+}
+
 /// The pods that a selector finds, when all of them are Ready.
 pub fn selected(cluster: &KubeCluster, selector: &str, number: usize) -> Result<Vec<Place>> {
     let waited = eventually(&format!("{number} pods with {selector} are Ready"), PATIENCE, || {
