@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What a program decided, other than to drop.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// What became of the packet, for the counters.
     pub outcome: Outcome,

@@ -106,7 +106,12 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
     let is_opener = flow.opener == tuple.half;
     if verdict != FlowVerdict::Allowed {
         if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
-            count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
+            let half = half_mut(flow, tuple.half);
+            // Whoever is no node has no part in what is remembered; that the last one was a node is.
+            if arrival.is_overlay() && !same(half.node.v4(), tuple.sender) && !is_node(&Addr::from_v4(tuple.sender)) {
+                return Found::Nothing;
+            }
+            count(half, bytes, tuple.tcp_flags as u8);
             return Found::Denied(verdict);
         }
         return Found::Nothing;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::bpf_redirect_peer, programs::TcContext};
 use margay_maps::{
-    Addr, Config, DropReason, EndpointKind, Features, Half, Hook, Mac, Outcome, RouteKind, Way, protocol::UDP,
+    Addr, Config, DropReason, EndpointKind, Features, Half, Hook, Mac, Outcome, RouteKind, Way, mark, protocol::UDP,
 };
 use network_types::eth::EthHdr;
 
@@ -30,7 +30,11 @@ const IP: usize = EthHdr::LEN;
 pub fn from_workload(ctx: TcContext) -> i32 {
     let mut packet = Packet::new(ctx);
     let bytes = packet.bytes();
-    finish(packet.skb(), Hook::FromWorkload, bytes, try_from_workload(&mut packet))
+    let result = try_from_workload(&mut packet);
+    if matches!(result, Ok(Verdict::PASS)) {
+        packet.mark(mark::JUDGED);
+    }
+    finish(packet.skb(), Hook::FromWorkload, bytes, result)
 }
 
 #[inline(always)]

@@ -69,6 +69,13 @@ impl Packet {
         unsafe { (*self.skb()).ingress_ifindex }
     }
 
+    /// Sets these bits of its mark, for whoever gets it next in the host's stack.
+    #[inline(always)]
+    pub fn mark(&mut self, bits: u32) {
+        // SAFETY: as in `ifindex`; programs of this type may write the field.
+        unsafe { (*self.skb()).mark |= bits }
+    }
+
     /// Whether a VLAN tag has been taken off into the packet's metadata.
     #[inline(always)]
     pub fn has_vlan(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::{
     },
     host::{
         Host,
-        nat::{self, NatError},
+        nftables::{self, NftError, TABLE},
     },
     names::WORKLOAD_PREFIX,
     state::StateDir,
@@ -34,6 +34,15 @@ pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<
     let mut removed = Vec::new();
     let host = Host::connect()?;
     let view = host.view(None, &Default::default(), &Default::default()).await?;
+    // First: it drops what comes from pods without programs.
+    match nftables::remove().await {
+        Ok(true) => removed.push(format!("the nftables table {}", TABLE)),
+        Ok(false) => {}
+        Err(NftError::Missing) if !Path::new(NF_TABLES).exists() => {}
+        // The agent's image has one, so there may be a table all the same.
+        Err(NftError::Missing) => warn!("without nft nobody knows: if there is a table {}, delete it", TABLE),
+        Err(error) => return Err(error.into()),
+    }
     for (index, interface) in &view.interfaces {
         if attach::detach_all_clsact(*index) {
             removed.push(format!("filters of {}", interface.name));
@@ -52,14 +61,6 @@ pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<
     match host.ensure_routes(&Default::default(), None, &mut Default::default()).await? {
         0 => {}
         routes => removed.push(format!("{routes} routes")),
-    }
-    match nat::remove().await {
-        Ok(true) => removed.push(format!("the nftables table {}", nat::TABLE)),
-        Ok(false) => {}
-        Err(NatError::Missing) if !Path::new(NF_TABLES).exists() => {}
-        // The agent's image has one, so there may be a table all the same.
-        Err(NatError::Missing) => warn!("without nft nobody knows: if there is a table {}, delete it", nat::TABLE),
-        Err(error) => return Err(error.into()),
     }
     if host.remove_overlay().await? {
         removed.push(format!("the device {}", margay_maps::overlay::DEVICE));

@@ -45,6 +45,7 @@ pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod layout;
+pub mod mark;
 pub mod node;
 pub mod overlay;
 pub mod policy;

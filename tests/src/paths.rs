@@ -63,7 +63,7 @@ pub struct Found {
 pub const PATHS: [Path; 6] = [
     path("a pod to a pod of its node", POD, NEIGHBOUR, (31, 1_430), (7, 305)),
     path("a pod to a pod of another node", POD, REMOTE, (31, 1_580), (8, 445)),
-    path("a pod to the world", POD, WORLD, (30, 1_330), (7, 260)),
+    path("a pod to the world", POD, WORLD, (30, 1_330), (7, 265)),
     path("a pod to a Service", POD, services::FAR, (38, 2_300), (12, 760)),
     path("another node's pod to a pod here", REMOTE, POD, (26, 1_085), (8, 375)),
     path("the node to a pod here", NODE, POD, (17, 710), (7, 235)),

@@ -17,9 +17,6 @@ pub fn main(subcommand: &str, args: &[OsString]) -> Result<ExitCode> {
     let mut needs = vec![Need::Build];
     if !help {
         needs.push(Need::Lab);
-        if subcommand == "bench" {
-            needs.push(Need::Bench);
-        }
         if args.iter().any(|arg| arg == "--kubernetes") {
             needs.push(Need::Kubernetes);
         }

@@ -34,7 +34,7 @@ use crate::{
     health::{Health, Took},
     host::{
         Hint, Hints, Host, HostError, OwnRoutes,
-        nat::{self, NatError, NatTable},
+        nftables::{TABLE, Table},
         sysctl,
     },
     model::{Model, Touched},
@@ -60,7 +60,7 @@ pub(super) struct Agent {
     pub(super) health: Health,
     host: Host,
     hints: Hints,
-    nat: NatTable,
+    table: Table,
     cni: Arc<Server>,
     cni_requests: Option<mpsc::Receiver<PassRequest>>,
     sweeper: Sweeper,
@@ -137,7 +137,7 @@ impl Agent {
             health,
             host,
             hints,
-            nat: NatTable::default(),
+            table: Table::default(),
             sweeper: Sweeper::new(Arc::clone(&cni)),
             cni,
             cni_requests: Some(cni_requests),
@@ -415,8 +415,8 @@ impl Agent {
         if let Err(e) = self.host.ensure_routes(&plan.host_routes, overlay_index(&view), own).await {
             problems.push(host_problem("the host's routes", &e));
         }
-        if let Err(e) = self.nat.ensure(plan.nat.as_ref(), depth).await {
-            problems.push(nat_problem(&plan, &e));
+        if let Err(e) = self.table.ensure(plan.nat.as_ref(), depth).await {
+            problems.push(Problem::new(format!("nftables table {TABLE}"), e.to_string(), e.remedy()));
         }
         self.in_force = in_force(&plan, &self.known.attached);
         self.readiness.send_replace(Readiness { ready: true, mtu: plan.config.overlay_mtu });
@@ -524,12 +524,6 @@ fn overlay_index(view: &HostView) -> Option<u32> {
 
 fn host_problem(object: &str, error: &HostError) -> Problem {
     Problem::new(object, error.to_string(), "see the agent's log; it tries again")
-}
-
-/// Where nothing is to be translated, what is wrong is a table of before that cannot be taken away.
-fn nat_problem(plan: &Plan, error: &NatError) -> Problem {
-    let remedy = if plan.nat.is_some() { error.remedy() } else { "delete it by hand (nft delete table ip margay)" };
-    Problem::new(format!("nftables table {}", nat::TABLE), error.to_string(), remedy)
 }
 
 /// The interfaces that have both an address in the maps and all of their programs.

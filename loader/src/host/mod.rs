@@ -3,7 +3,7 @@
 //! In: a plan's wishes. Out: a [`crate::plan::HostView`], repairs, and a signal when something changed. Never: a
 //! decision of its own, or a touch on a route, device or address that is not Margay's.
 
-pub mod nat;
+pub mod nftables;
 mod observe;
 mod overlay;
 mod qdisc;

@@ -13,7 +13,7 @@ use super::{
         ACK, FIN, Ip, RST, SCTP_DATA, SCTP_INIT, SCTP_INIT_ACK, SYN, TCP, UDP, datagram, echo, icmp, sctp, tcp,
         too_big, unreachable,
     },
-    world::{NEIGHBOUR, NODE, POD, REMOTE, WORLD},
+    world::{NEIGHBOUR, NODE, POD, REMOTE, STRANGER, WORLD},
 };
 use margay_maps::protocol::SCTP;
 
@@ -97,6 +97,12 @@ fn not_in(name: &'static str, packet: Ip) -> Step {
 
 fn not_out(name: &'static str, packet: Ip) -> Step {
     drops(name, packet, DropReason::EgressDenied)
+}
+
+/// Over the overlay, from an address that is no node's.
+fn from_stranger(name: &'static str, packet: Ip) -> Step {
+    let expect = Expect::Drop(DropReason::UnknownNode);
+    Step::Packet(Case { name, hook: Hook::FromUplink, packet: packet.from_node_at(STRANGER), expect })
 }
 
 /// A segment to the pod's web server.
@@ -248,6 +254,15 @@ fn tcp_in_the_middle() -> Vec<Conversation> {
                 policies(Policies { ingress: Some(REMOTE_WEB), egress: None }),
                 passes("what the server sends again, allowed", answer(ACK)),
                 passes("the client's segment, allowed", request(ACK)),
+            ],
+        ),
+        conversation(
+            "who is no node has no part in what a denial remembers",
+            vec![
+                policies(SHUT),
+                not_in("SYN", request(SYN)),
+                from_stranger("a FIN in the client's name", request(FIN | ACK)),
+                not_in("the client's segment", request(ACK)),
             ],
         ),
         conversation(

@@ -18,7 +18,7 @@ pub mod world;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{TestRun as _, programs::TestRunOptions};
 use margay_loader::datapath::Datapath;
-use margay_maps::{Counter, DropReason, Hook, Outcome};
+use margay_maps::{Counter, DropReason, Hook, Outcome, mark};
 
 pub use self::conversations::conversations;
 pub use self::conversations::{Conversation, Step};
@@ -65,6 +65,10 @@ pub struct CaseResult {
 const UNSPEC: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
+
+/// `struct __sk_buff` (include/uapi/linux/bpf.h): its size as far as all kernels of the matrix have it, and where `mark` stands.
+pub(crate) const CONTEXT: usize = 192;
+const MARK: usize = 8;
 
 /// Fills the maps with the world, and runs every case and every conversation.
 ///
@@ -119,9 +123,12 @@ fn run_case(datapath: &mut Datapath, listener: &mut Listener, case: &Case) -> Re
     let mut options = TestRunOptions::new();
     options.data_in = Some(&case.packet);
     options.data_out = Some(&mut out);
+    let mut context = [0_u8; CONTEXT];
+    options.ctx_out = Some(&mut context);
     let result = datapath.program(case.hook)?.test_run(options).context("running the program")?;
     out.truncate(result.data_size_out as usize);
     let after = counts(datapath)?;
+    ensure_mark(case.hook, result.return_value as i32, &context)?;
 
     let (outcome, reason) = match &case.expect {
         Expect::Pass => {
@@ -154,6 +161,15 @@ fn run_case(datapath: &mut Datapath, listener: &mut Listener, case: &Case) -> Re
     let expected = Counts::of(case.hook, outcome, reason, case.packet.len());
     ensure!(counted == expected, "counted {counted:?} instead of {expected:?}");
     listener.check(case, reason).context("what the programs told of it")
+}
+
+/// What `from_workload` leaves to the host's stack has its mark, and nothing else has any. `context`: the packet's `__sk_buff`
+/// afterwards.
+pub(crate) fn ensure_mark(hook: Hook, verdict: i32, context: &[u8; CONTEXT]) -> Result<()> {
+    let mark = u32::from_ne_bytes(context[MARK..MARK + 4].try_into()?);
+    let expected = if hook == Hook::FromWorkload && verdict == UNSPEC { mark::JUDGED } else { 0 };
+    ensure!(mark == expected, "the packet's mark is {mark:#x} instead of {expected:#x}");
+    Ok(())
 }
 
 fn ensure_verdict(found: u32, expected: i32) -> Result<()> {

@@ -122,8 +122,13 @@ impl Ip {
 
     /// The frame as the other node sends it.
     pub fn from_node(&self) -> Vec<u8> {
+        self.from_node_at(OTHER_NODE)
+    }
+
+    /// The same from any machine.
+    pub fn from_node_at(&self, sender: Ipv4Addr) -> Vec<u8> {
         let inner = ethernet(OVERLAY_MAC, OTHER_OVERLAY_MAC, ETH_IPV4, &self.bytes());
-        vxlan(OTHER_NODE, NODE, overlay::VNI, &inner)
+        vxlan(sender, NODE, overlay::VNI, &inner)
     }
 
     /// The frame as the pod sends it, whatever its source address says.

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, UdpSocket},
     ops::Range,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread::{ScopedJoinHandle, scope, sleep},
     time::Duration,
@@ -12,15 +13,20 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use margay_lab::{
-    Lab, Namespace, Place, PodName, manifests,
+    Lab, Namespace, Place, PodName,
+    agent::{find_binary, text_of},
+    builder::READY,
+    manifests,
     observe::eventually,
     probe::{
         Ping, Sender,
         packet::{self, Ipv4},
+        send_frame,
     },
     wiring::DEVICE,
 };
 use margay_maps::Mac;
+use nix::sys::signal::Signal;
 
 use crate::policies::{IN_FORCE, answers};
 
@@ -49,6 +55,7 @@ fn none_of_a_thousand_pods_under_deny_all_gets_one_packet_through() {
         let free = group(lab, &others, 0..GROUP)?;
         ensure!(free.without == 0, "{} of {GROUP} pods got no packet without any policy", free.without);
         ensure!(free.sent.iter().all(|got| *got > 0), "without any policy the others got {:?} packets", free.sent);
+        ensure!(free.to_node > 0, "without any policy the node got nothing");
 
         fs::write(lab.manifests().join("deny-all.yaml"), DENY_ALL)?;
         let probe = lab.pod("locked/probe")?;
@@ -60,8 +67,45 @@ fn none_of_a_thousand_pods_under_deny_all_gets_one_packet_through() {
             let locked = group(lab, &others, first..first + GROUP)?;
             ensure!(locked.without == GROUP, "packets reached pods: {:?}", locked.received);
             ensure!(locked.sent == [0, 0], "pods sent {:?} packets that arrived", locked.sent);
+            ensure!(locked.to_node == 0, "their node got {} packets", locked.to_node);
         }
         Ok(())
+    });
+}
+
+/// The agent may be slow, or gone: what its pods' interfaces lead to meanwhile must not hang on that.
+#[test]
+fn a_pod_reaches_not_even_its_node_before_its_programs_are_there() {
+    Lab::builder("first_early").node("a").node("b").pod("x").on("a").test(|lab| {
+        let node = lab.node("a")?;
+        // The kernel's own check of sources would hide what this is about.
+        node.namespace.run(|| {
+            let conf = Path::new("/proc/sys/net/ipv4/conf");
+            Ok(["all", "default"].iter().try_for_each(|name| fs::write(conf.join(name).join("rp_filter"), "0"))?)
+        })?;
+        let socket = listen(&node)?;
+        let send = |pod: &Place| {
+            (0..10).try_for_each(|_| send_frame(&pod.namespace, DEVICE, &frame(pod.address, &node)))?;
+            sleep(STAND);
+            Ok::<_, anyhow::Error>(got_by(&socket))
+        };
+        ensure!(send(&lab.pod("x")?)? == 10, "a pod that is in force reaches its node");
+
+        lab.stop_agent("a", Signal::SIGTERM)?;
+        let early = lab.add_pod("early", "a")?;
+        ensure!(send(&early)? == 0, "packets of a pod without programs reached its node");
+        ensure!(send(&lab.pod("x")?)? == 10, "without an agent the others go on");
+        let output = node.namespace.command("nft").args(["list", "table", "inet", "margay"]).output()?;
+        ensure!(text_of(&output).contains("packets 10 "), "they are to be counted: {}", text_of(&output));
+        // Without the table they do arrive, or all this would say nothing.
+        ensure!(node.namespace.command("nft").args(["delete", "table", "inet", "margay"]).status()?.success());
+        ensure!(send(&early)? == 10, "there is some other reason why they do not arrive");
+
+        lab.start_agent("a", &find_binary()?)?;
+        lab.wait_ready(READY)?;
+        ensure!(send(&early)? == 10, "a pod that is in force now reaches its node");
+        lab.everything_reaches_everything()?;
+        lab.no_complaints()
     });
 }
 
@@ -72,6 +116,8 @@ struct Through {
     without: usize,
     /// UDP packets that each of the others received.
     sent: [u64; 2],
+    /// What the node of these pods got from them.
+    to_node: u64,
 }
 
 /// Makes the pods of these numbers, and takes them away again.
@@ -79,10 +125,12 @@ fn group(lab: &mut Lab, others: &[Place; 2], numbers: Range<usize>) -> Result<Th
     let names: Vec<_> = numbers.map(|number| PodName::new("locked", format!("p-{number:04}"))).collect();
     let stop = AtomicBool::new(false);
     let before = received_udp(others)?;
+    let node = lab.node("a")?;
+    let by_node = listen(&node)?;
     let received = scope(|scope| -> Result<Vec<u64>> {
         let flooders = others.each_ref().map(|other| scope.spawn(|| flood(other, &stop)));
         let namespaces: Vec<_> = names.iter().map(|name| lab.name().pod(name)).collect();
-        let pods = scope.spawn(|| send_at_once(namespaces, others, &stop));
+        let pods = scope.spawn(|| send_at_once(namespaces, [&others[0], &others[1], &node], &stop));
         let received = come_and_stand(lab, &names);
         stop.store(true, Ordering::Relaxed);
         flooders.into_iter().try_for_each(joined)?;
@@ -95,7 +143,8 @@ fn group(lab: &mut Lab, others: &[Place; 2], numbers: Range<usize>) -> Result<Th
     lab.sync()?;
     let after = received_udp(others)?;
     let without = received.iter().filter(|packets| **packets == 0).count();
-    Ok(Through { received, without, sent: [after[0] - before[0], after[1] - before[1]] })
+    let to_node = got_by(&by_node);
+    Ok(Through { received, without, sent: [after[0] - before[0], after[1] - before[1]], to_node })
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
@@ -146,18 +195,14 @@ fn flood(from: &Place, stop: &AtomicBool) -> Result<()> {
 }
 
 /// Sends from each pod, past its own stack, from the moment on in which it has an interface.
-fn send_at_once(namespaces: Vec<String>, others: &[Place; 2], stop: &AtomicBool) -> Result<()> {
-    let frame = |from: Ipv4Addr, to: &Place| {
-        let ip = Ipv4::new(from, to.address, packet::UDP, &packet::udp(PORT, PORT, b"!")).bytes();
-        packet::ethernet(Mac::GATEWAY, Mac { bytes: [2, 0, 0, 0, 0, 1] }, packet::ETH_IPV4, &ip)
-    };
+fn send_at_once(namespaces: Vec<String>, others: [&Place; 3], stop: &AtomicBool) -> Result<()> {
     let mut waiting = namespaces.into_iter().zip(addresses()).peekable();
-    let mut senders: Vec<(Sender, [Vec<u8>; 2])> = Vec::new();
+    let mut senders: Vec<(Sender, [Vec<u8>; 3])> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         if let Some((name, address)) = waiting.peek()
             && let Ok(sender) = Namespace::open(name).and_then(|namespace| Sender::open(&namespace, DEVICE))
         {
-            senders.push((sender, others.each_ref().map(|other| frame(*address, other))));
+            senders.push((sender, others.map(|other| frame(*address, other))));
             waiting.next();
         }
         for (sender, frames) in &mut senders {
@@ -168,6 +213,23 @@ fn send_at_once(namespaces: Vec<String>, others: &[Place; 2], stop: &AtomicBool)
     }
     ensure!(waiting.peek().is_none(), "not every pod has sent: {} are left", waiting.count());
     Ok(())
+}
+
+fn frame(from: Ipv4Addr, to: &Place) -> Vec<u8> {
+    let ip = Ipv4::new(from, to.address, packet::UDP, &packet::udp(PORT, PORT, b"!")).bytes();
+    packet::ethernet(Mac::GATEWAY, Mac { bytes: [2, 0, 0, 0, 0, 1] }, packet::ETH_IPV4, &ip)
+}
+
+/// A socket that gets what pods send there.
+fn listen(at: &Place) -> Result<UdpSocket> {
+    let socket = at.namespace.run(|| Ok(UdpSocket::bind((at.address, PORT))?))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// How many packets it has got since it was last asked, as far as they had room.
+fn got_by(socket: &UdpSocket) -> u64 {
+    std::iter::from_fn(|| socket.recv(&mut [0; 16]).ok()).count() as u64
 }
 
 fn received_udp(places: &[Place; 2]) -> Result<[u64; 2]> {

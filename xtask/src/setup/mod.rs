@@ -20,8 +20,8 @@ use std::process::ExitCode;
 /// Check what building, running and testing Margay needs, and install what is missing
 ///
 /// The Rust toolchain of rust-toolchain.toml with rust-src, rustfmt and clippy (by rustup); bpf-linker, linked to that
-/// compiler's own LLVM (by `cargo install`, into ~/.cache/margay/tools); bpftool, iproute2, qemu for `vm-test`, and musl-gcc
-/// and nftables for `image` (by apt-get on Debian and Ubuntu; elsewhere it prints what to install), and the Rust target
+/// compiler's own LLVM (by `cargo install`, into ~/.cache/margay/tools); bpftool, iproute2, nftables, qemu for `vm-test`, and
+/// musl-gcc for `image` (by apt-get on Debian and Ubuntu; elsewhere it prints what to install), and the Rust target
 /// for static programs. The other commands do the same for what they need, so this one is only for doing it ahead of time.
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,8 +37,6 @@ pub enum Need {
     Build,
     /// Run the lab: namespaces, programs, dumps of maps.
     Lab,
-    /// Run the bench: what Margay is compared with needs nftables.
-    Bench,
     /// Build the container image.
     Image,
     /// Boot other kernels.
@@ -51,7 +49,7 @@ pub enum Need {
     Kubernetes,
 }
 
-const EVERYTHING: [Need; 7] = [Need::Build, Need::Lab, Need::Bench, Need::Image, Need::Vm, Need::Api, Need::Kubernetes];
+const EVERYTHING: [Need; 6] = [Need::Build, Need::Lab, Need::Image, Need::Vm, Need::Api, Need::Kubernetes];
 
 /// One thing that has to be there.
 pub trait Prerequisite {

@@ -31,7 +31,7 @@ struct Tool {
     ubuntu: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 17] = [
     // Rust links with cc; libc6-dev has the start files.
     Tool {
         name: "cc",
@@ -49,7 +49,7 @@ const TOOLS: [Tool; 16] = [
         ubuntu: &["linux-tools-common", "linux-tools-generic"],
     },
     Tool { name: "ip", need: Need::Lab, found: on_path, debian: &["iproute2"], ubuntu: &["iproute2"] },
-    Tool { name: "nft", need: Need::Bench, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
+    Tool { name: "nft", need: Need::Lab, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
     Tool {
         name: "qemu-system-x86_64",
         need: Need::Vm,
@@ -57,6 +57,8 @@ const TOOLS: [Tool; 16] = [
         debian: &["qemu-system-x86"],
         ubuntu: &["qemu-system-x86"],
     },
+    // Other kernels' machines have this one in them.
+    Tool { name: "nft", need: Need::Vm, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
     Tool { name: "xz", need: Need::Vm, found: on_path, debian: &["xz-utils"], ubuntu: &["xz-utils"] },
     Tool { name: "strip", need: Need::Vm, found: on_path, debian: &["binutils"], ubuntu: &["binutils"] },
     Tool { name: "ldd", need: Need::Vm, found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },

@@ -64,7 +64,11 @@ impl Default for Args {
 }
 
 /// Modules that Debian's kernels do not have built in and the suite needs; what they depend on is found by itself.
-const MODULES: [&str; 9] = ["veth", "vxlan", "sch_ingress", "cls_bpf", "bridge", "dummy", "ipip", "sctp", "sch_netem"];
+const MODULES: [&str; 10] =
+    ["veth", "vxlan", "sch_ingress", "cls_bpf", "bridge", "dummy", "ipip", "sctp", "sch_netem", "nf_tables"];
+
+/// Part of nf_tables since 5.18.
+const PARTS: [&str; 1] = ["nft_counter"];
 
 /// How one kernel did.
 pub struct Outcome {
@@ -108,7 +112,8 @@ pub fn run(args: &Args) -> Result<Vec<Outcome>> {
     let pins = chosen(&args.kernels)?;
     let scratch = paths::target()?.join("vm");
     fs::create_dir_all(&scratch).with_context(|| format!("creating {}", scratch.display()))?;
-    let programs = ["margay-lab", "margay"].map(|name| scratch.join("../debug").join(name));
+    let nft = paths::executable("nft").context("there is no nft: run `cargo xtask setup`")?;
+    let programs = [scratch.join("../debug/margay-lab"), scratch.join("../debug/margay"), nft];
     let base = initramfs::base(&programs, &scratch)?;
     let mut outcomes = Vec::new();
     for pin in &pins {
@@ -138,7 +143,7 @@ fn chosen(names: &[String]) -> Result<Vec<Pin>> {
 
 fn test(pin: &Pin, base: &newc::Archive, args: &Args, scratch: &Path) -> Result<Outcome> {
     let dir = archive::kernel(pin)?;
-    let modules = modules::load(&dir, &MODULES)?;
+    let modules = modules::load(&dir, &MODULES, &PARTS)?;
     let initramfs = scratch.join(format!("{}.initramfs", pin.name));
     fs::write(&initramfs, initramfs::with_modules(base, &modules))
         .with_context(|| format!("writing {}", initramfs.display()))?;

@@ -23,14 +23,16 @@ pub struct Module {
 }
 
 /// Reads `wanted` and all that they depend on from the modules below `dir`. A module that is built into the kernel is
-/// left out.
-pub fn load(dir: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
+/// left out. `parts`: names that are modules of their own in some kernels, and parts of another one in the rest.
+pub fn load(dir: &Path, wanted: &[&str], parts: &[&str]) -> Result<Vec<Module>> {
     let files = super::files(dir)?;
     let by_name: BTreeMap<String, PathBuf> =
         files.iter().filter_map(|file| Some((module_name(file)?, file.clone()))).collect();
     let built_in = built_in(&files)?;
+    let parts = parts.iter().filter(|name| by_name.contains_key(**name));
+    let wanted: Vec<&str> = wanted.iter().chain(parts).copied().collect();
     let mut modules: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let order = order(wanted, |name| {
+    let order = order(&wanted, |name| {
         let Some(file) = by_name.get(name) else {
             // Packages since 7.x have no list; a driver that is really absent shows when a check uses it.
             if built_in.as_ref().is_none_or(|list| list.contains(name)) {

@@ -1,8 +1,8 @@
-//! The nftables table `ip margay`: what leaves the cluster gets the node's address.
+//! The nftables table `inet margay`: what comes from a pod before its programs are there is dropped, and what leaves the
+//! cluster gets the node's address.
 //!
 //! In: a plan's [`Nat`]. Out: a table that says just that, made anew in one transaction whenever it differs; connections that
-//! are translated already go on meanwhile. Never: a table of another name, and nft is not started while no pool asks for
-//! translation.
+//! are translated already go on meanwhile. Never: a table of another name.
 //!
 //! nft prints a table in its own words, which differ from version to version. So what is compared is not what was asked
 //! for, but what nft said right after the table was made.
@@ -16,14 +16,14 @@ use tracing::{info, warn};
 use crate::{datapath::attach::Depth, names::WORKLOAD_PREFIX, plan::Nat};
 
 /// The table, as nft names it.
-pub const TABLE: &str = "ip margay";
+pub const TABLE: &str = "inet margay";
 
 /// How long nft may take. It waits for the kernel alone, and for nobody's lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// nft could not do it.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum NatError {
+pub enum NftError {
     /// There is no nft.
     #[error("there is no program nft here")]
     Missing,
@@ -40,15 +40,16 @@ pub enum NatError {
     },
 }
 
-// === impl NatError ===
+// === impl NftError ===
 
-impl NatError {
+impl NftError {
     /// What to do.
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Missing => {
                 "install nftables on this node (the image of Margay has it); until then pods of pools with natOutgoing \
-                 reach nobody outside of the cluster"
+                 reach nobody outside of the cluster, and one whose interface the CNI plugin has not made can reach its node \
+                 before its programs are attached"
             }
             Self::Run(_) => "see the agent's log; it tries again",
             Self::Refused { .. } => {
@@ -60,7 +61,7 @@ impl NatError {
 
 /// The table, and what is known of it.
 #[derive(Debug, Default)]
-pub struct NatTable {
+pub struct Table {
     seen: Seen,
 }
 
@@ -69,82 +70,76 @@ enum Seen {
     /// Nothing is known: an earlier agent may have left a table.
     #[default]
     Nothing,
-    /// There is none.
-    Absent,
     /// It was made for this, and this is how nft lists it.
-    Made { nat: Nat, listing: String },
-    /// Making it for this, or deleting it, failed.
-    Failed { wanted: Option<Nat>, error: NatError },
+    Made { nat: Option<Nat>, listing: String },
+    /// Making it for this failed.
+    Failed { nat: Option<Nat>, error: NftError },
 }
 
-// === impl NatTable ===
+// === impl Table ===
 
-impl NatTable {
-    /// Makes the table say what is wanted. A look at what is there, and another try after one that failed, only at the depth of
-    /// `Everything`. Says whether anything had to be done.
+impl Table {
+    /// Makes the table say what is wanted; only once every pod's interface that there is has its programs. A look at what is
+    /// there, and another try after one that failed, only at the depth of `Everything`. Says whether anything had to be done.
     ///
     /// # Errors
     /// There is no nft, or it fails; what was in force stays in force.
-    pub async fn ensure(&mut self, wanted: Option<&Nat>, depth: Depth) -> Result<bool, NatError> {
+    pub async fn ensure(&mut self, nat: Option<&Nat>, depth: Depth) -> Result<bool, NftError> {
         match &self.seen {
-            Seen::Absent if wanted.is_none() => return Ok(false),
-            Seen::Made { nat, .. } if depth == Depth::Changes && Some(nat) == wanted => return Ok(false),
-            Seen::Failed { wanted: before, error } if depth == Depth::Changes && before.as_ref() == wanted => {
+            Seen::Made { nat: made, .. } if depth == Depth::Changes && made.as_ref() == nat => return Ok(false),
+            Seen::Failed { nat: before, error } if depth == Depth::Changes && before.as_ref() == nat => {
                 return Err(error.clone());
             }
             _ => {}
         }
-        match mend(wanted, &self.seen).await {
-            Ok((seen, changed)) => {
+        match mend(nat, &self.seen).await {
+            Ok(Some(seen)) => {
                 self.seen = seen;
-                Ok(changed)
+                Ok(true)
             }
+            Ok(None) => Ok(false),
             Err(error) => {
-                self.seen = Seen::Failed { wanted: wanted.cloned(), error: error.clone() };
+                self.seen = Seen::Failed { nat: nat.cloned(), error: error.clone() };
                 Err(error)
             }
         }
     }
 }
 
-/// What is there afterwards, and whether it was something else before.
-async fn mend(wanted: Option<&Nat>, seen: &Seen) -> Result<(Seen, bool), NatError> {
-    let Some(nat) = wanted else {
-        return match remove().await {
-            Ok(removed) => Ok((Seen::Absent, removed)),
-            // Who makes no table need not have nft.
-            Err(NatError::Missing) => Ok((Seen::Absent, false)),
-            Err(error) => Err(error),
-        };
-    };
+/// What is there afterwards; `None` if it is what it was.
+async fn mend(nat: Option<&Nat>, seen: &Seen) -> Result<Option<Seen>, NftError> {
     if let Seen::Made { nat: made, listing } = seen
-        && made == nat
+        && made.as_ref() == nat
     {
-        let now = list().await?;
-        if now.as_ref() == Some(listing) {
-            return Ok((Seen::Made { nat: nat.clone(), listing: listing.clone() }, false));
+        if list().await?.as_ref() == Some(listing) {
+            return Ok(None);
         }
         warn!("somebody has changed or deleted the nftables table {TABLE}: making it anew");
     }
-    Ok((make(nat).await?, true))
+    make(nat).await.map(Some)
 }
 
-async fn make(nat: &Nat) -> Result<Seen, NatError> {
+async fn make(nat: Option<&Nat>) -> Result<Seen, NftError> {
     nft("making the table", &["-f", "-"], &script(nat)).await?;
-    info!(table = TABLE, sources = list_of(&nat.sources), pools = list_of(&nat.pools), "translating");
+    match nat {
+        Some(Nat { sources, pools }) => {
+            info!(table = TABLE, sources = list_of(sources), pools = list_of(pools), "made, with translation");
+        }
+        None => info!(table = TABLE, "made"),
+    }
     // Gone again already: the next look finds that it differs.
     let listing = list().await?.unwrap_or_default();
-    Ok(Seen::Made { nat: nat.clone(), listing })
+    Ok(Seen::Made { nat: nat.cloned(), listing })
 }
 
 /// Deletes the table, if there is one. Says whether there was.
 ///
 /// # Errors
 /// There is no nft, or it fails. A kernel without nf_tables is no error: then there is no table.
-pub async fn remove() -> Result<bool, NatError> {
+pub async fn remove() -> Result<bool, NftError> {
     match list().await {
         Ok(Some(_)) => {}
-        Ok(None) | Err(NatError::Refused { .. }) => return Ok(false),
+        Ok(None) | Err(NftError::Refused { .. }) => return Ok(false),
         Err(error) => return Err(error),
     }
     nft("deleting the table", &["-f", "-"], &format!("delete table {TABLE}\n")).await?;
@@ -152,17 +147,17 @@ pub async fn remove() -> Result<bool, NatError> {
     Ok(true)
 }
 
-/// The table as nft lists it; `None` where there is none.
-async fn list() -> Result<Option<String>, NatError> {
-    match nft("listing the table", &["list", "table", "ip", "margay"], "").await {
+/// The table as nft lists it, without counters; `None` where there is none.
+async fn list() -> Result<Option<String>, NftError> {
+    match nft("listing the table", &["--stateless", "list", "table", "inet", "margay"], "").await {
         Ok(listing) => Ok(Some(listing)),
         // strerror(ENOENT), in the language that `nft` is started with.
-        Err(NatError::Refused { said, .. }) if said.contains("No such file or directory") => Ok(None),
+        Err(NftError::Refused { said, .. }) if said.contains("No such file or directory") => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-async fn nft(doing: &'static str, arguments: &[&str], input: &str) -> Result<String, NatError> {
+async fn nft(doing: &'static str, arguments: &[&str], input: &str) -> Result<String, NftError> {
     let run = async {
         let mut command = Command::new("nft");
         command.args(arguments).env("LC_ALL", "C").kill_on_drop(true);
@@ -176,14 +171,14 @@ async fn nft(doing: &'static str, arguments: &[&str], input: &str) -> Result<Str
     };
     let output = match timeout(PATIENCE, run).await {
         Ok(Ok(output)) => output,
-        Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Err(NatError::Missing),
-        Ok(Err(e)) => return Err(NatError::Run(e.to_string())),
-        Err(_elapsed) => return Err(NatError::Run(format!("it did not end within {PATIENCE:?}"))),
+        Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Err(NftError::Missing),
+        Ok(Err(e)) => return Err(NftError::Run(e.to_string())),
+        Err(_elapsed) => return Err(NftError::Run(format!("it did not end within {PATIENCE:?}"))),
     };
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let said = text.lines().next().unwrap_or("nothing").trim().to_owned();
-        return Err(NatError::Refused { doing, said });
+        return Err(NftError::Refused { doing, said });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -191,12 +186,26 @@ async fn nft(doing: &'static str, arguments: &[&str], input: &str) -> Result<Str
 /// The transaction that puts the table in place of whatever is there. (Declaring it first keeps `delete` from failing where
 /// there is none.)
 ///
+/// What comes from a pod's interface without the mark of `from_workload` has met no program: none is attached yet. It is dropped
+/// before anything else of the host's stack sees it, and counted.
+fn script(nat: Option<&Nat>) -> String {
+    let judged = margay_maps::mark::JUDGED;
+    let mut text = format!(
+        "table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n\
+         \tchain unjudged {{\n\t\ttype filter hook prerouting priority raw; policy accept;\n\
+         \t\tiifname \"{WORKLOAD_PREFIX}*\" meta mark & {judged:#010x} == 0 counter drop\n\t}}\n"
+    );
+    if let Some(nat) = nat {
+        translation(&mut text, nat);
+    }
+    text += "}\n";
+    text
+}
+
 /// Pods' packets to pods are no business of it, whatever address these have: what leaves by a pod's interface or the overlay
 /// stays in the cluster. Ports are chosen at random, since two connections that choose the same one at the same moment
 /// would lose a packet.
-fn script(nat: &Nat) -> String {
-    let Nat { sources, pools } = nat;
-    let mut text = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+fn translation(text: &mut String, Nat { sources, pools }: &Nat) {
     for (name, ranges) in [("sources", sources), ("pools", pools)] {
         // Writing into a String does not fail.
         let _ = write!(
@@ -210,9 +219,8 @@ fn script(nat: &Nat) -> String {
         text,
         "\tchain postrouting {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n\
          \t\tip saddr @sources ip daddr != @pools oifname != \"{overlay}\" oifname != \"{WORKLOAD_PREFIX}*\" \
-         masquerade fully-random\n\t}}\n}}\n"
+         masquerade fully-random\n\t}}\n"
     );
-    text
 }
 
 fn list_of(ranges: &BTreeSet<IpNet>) -> String {
@@ -227,10 +235,16 @@ mod tests {
     fn the_table_replaces_whatever_there_was_in_one_transaction() {
         let ranges = |ranges: &[&str]| ranges.iter().map(|range| range.parse().unwrap()).collect();
         let nat = Nat { sources: ranges(&["10.1.0.0/16"]), pools: ranges(&["10.1.0.0/16", "10.4.0.0/16"]) };
-        let expected = "\
-table ip margay
-delete table ip margay
-table ip margay {
+        let head = "\
+table inet margay
+delete table inet margay
+table inet margay {
+	chain unjudged {
+		type filter hook prerouting priority raw; policy accept;
+		iifname \"cali*\" meta mark & 0x01000000 == 0 counter drop
+	}
+";
+        let translation = "\
 	set sources {
 		type ipv4_addr
 		flags interval
@@ -245,8 +259,8 @@ table ip margay {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr @sources ip daddr != @pools oifname != \"vxlan.calico\" oifname != \"cali*\" masquerade fully-random
 	}
-}
 ";
-        assert_eq!(script(&nat), expected);
+        assert_eq!(script(None), format!("{head}}}\n"));
+        assert_eq!(script(Some(&nat)), format!("{head}{translation}}}\n"));
     }
 }
