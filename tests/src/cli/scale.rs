@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Then so many policies are written at once
     #[arg(long, value_name = "N", default_value_t = 0)]
     burst: usize,
+    /// The policies that come are about all pods of the node each, not about one
+    #[arg(long)]
+    about_all: bool,
     /// Also write everything to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -53,11 +56,11 @@ enum CurveName {
 }
 
 pub(super) fn scale(args: Args) -> Result<ExitCode> {
-    let Args { curve, nodes, pods, policies, files, changes, burst, json, svg } = args;
+    let Args { curve, nodes, pods, policies, files, changes, burst, about_all, json, svg } = args;
     let api = !files && programs::path("kube-apiserver").is_ok() && programs::path("etcd").is_ok();
     let measure = |size: Size| -> Result<Step> {
         eprintln!("{} nodes, {} pods, {} policies", size.nodes, size.pods, size.policies);
-        scale::measure(&Options { size, api, changes: changes.into(), burst })
+        scale::measure(&Options { size, api, changes: changes.into(), burst, about_all })
     };
     let mut curves = Vec::new();
     if let Some(nodes) = nodes {

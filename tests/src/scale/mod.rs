@@ -49,6 +49,8 @@ pub struct Options {
     pub changes: usize,
     /// How many policies are written at once; none for 0.
     pub burst: usize,
+    /// Whether each policy that comes is about all pods of the node, however few policies there are.
+    pub about_all: bool,
 }
 
 /// What was found for one size.
@@ -91,7 +93,7 @@ impl Curve {
     /// What grows, for people.
     pub fn title(self) -> &'static str {
         match self {
-            Self::Policies => "policies about all pods of the node, in a cluster of 10 nodes and 500 pods",
+            Self::Policies => "policies about all 20 pods of the node, 500 pods",
             Self::Pods => "pods, 50 on a node, with 250 policies",
             Self::Nodes => "nodes with a block each, 100 pods, 10 policies",
         }
@@ -121,14 +123,14 @@ impl Curve {
 /// # Errors
 /// The cluster cannot be built, or the agent does not do what it should.
 pub fn measure(options: &Options) -> Result<Step> {
-    let Options { size, api, changes, burst } = *options;
+    let Options { size, api, changes, burst, about_all } = *options;
     Stand::with("scale", size, LOCAL_PODS, api, |stand| {
         stand.feed.create(&changes::watchful_policy())?;
         stand.feed.create(&changes::measured_namesake())?;
         let start = stand.start_agent()?;
         let memory = stand.memory()?;
         let pods = changes::pods(stand, changes)?;
-        let about = About::pods(LOCAL_PODS, size.policies);
+        let about = if about_all { About::All(LOCAL_PODS) } else { About::pods(LOCAL_PODS, size.policies) };
         let policies = changes::policies(stand, changes, about)?;
         let burst = (burst > 0).then(|| changes::burst(stand, burst, about)).transpose()?;
         Ok(Step {

@@ -66,7 +66,7 @@ const COLOURS: [&str; 6] = ["#1f7a5c", "#b08fd9", "#d9b26f", "#3b5b92", "#9b3d3d
 /// A figure of a step.
 type Figure = (&'static str, fn(&Step) -> f64);
 
-/// What is plotted, each on one scale from 1 to 100,000.
+/// What is plotted, each on one scale from a tenth to 10,000.
 const FIGURES: [Figure; 6] = [
     ("from nothing, ms", |step| step.start_ms),
     ("one pod, the agent's part, ms", |step| Spread::of(&step.pod_agent_ms).map_or(0.0, |spread| spread.median)),
@@ -102,12 +102,17 @@ pub fn draw(curves: &[(Curve, Vec<Step>)]) -> String {
 fn panel(svg: &mut String, left: f64, curve: Curve, steps: &[Step]) {
     let top = MARGIN;
     let x = |n: usize| left + WIDTH * (n.max(1) as f64).log10() / 4.0;
-    let y = |figure: f64| top + HEIGHT * (1.0 - figure.clamp(1.0, 1e5).log10() / 5.0);
-    for power in 0..=5 {
+    let y = |figure: f64| top + HEIGHT * (4.0 - figure.clamp(0.1, 1e4).log10()) / 5.0;
+    for power in -1..=4 {
         let at = y(10_f64.powi(power));
         let _ = writeln!(svg, "<path d=\"M{left} {at:.1}H{:.1}\" stroke=\"#ddd\"/>", left + WIDTH);
-        let _ =
-            writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">1e{power}</text>", left - 6.0, at + 4.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            left - 6.0,
+            at + 4.0,
+            10_f64.powi(power)
+        );
     }
     for (colour, (_, figure)) in COLOURS.iter().zip(FIGURES) {
         let points: Vec<String> =
