@@ -244,8 +244,7 @@ table inet margay {
 		iifname \"cali*\" meta mark & 0x01000000 == 0 counter drop
 	}
 ";
-        let translation = "\
-	set sources {
+        let translation = "	set sources {
 		type ipv4_addr
 		flags interval
 		elements = { 10.1.0.0/16 }
