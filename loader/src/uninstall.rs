@@ -36,11 +36,11 @@ pub async fn run(bpffs: &Path, state: &StateDir, proc_sys: &Path) -> Result<Vec<
     let view = host.view(None, &Default::default(), &Default::default()).await?;
     // First: it drops what comes from pods without programs.
     match nftables::remove().await {
-        Ok(true) => removed.push(format!("the nftables table {}", TABLE)),
+        Ok(true) => removed.push(format!("the nftables table {TABLE}")),
         Ok(false) => {}
         Err(NftError::Missing) if !Path::new(NF_TABLES).exists() => {}
         // The agent's image has one, so there may be a table all the same.
-        Err(NftError::Missing) => warn!("without nft nobody knows: if there is a table {}, delete it", TABLE),
+        Err(NftError::Missing) => warn!("without nft nobody knows: if there is a table {TABLE}, delete it"),
         Err(error) => return Err(error.into()),
     }
     for (index, interface) in &view.interfaces {

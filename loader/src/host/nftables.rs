@@ -79,30 +79,28 @@ enum Seen {
 // === impl Table ===
 
 impl Table {
-    /// Makes the table say what is wanted; only once every pod's interface that there is has its programs. A look at what is
-    /// there, and another try after one that failed, only at the depth of `Everything`. Says whether anything had to be done.
+    /// Makes the table say what is wanted. To be called when the pods' interfaces have their programs: from then on it drops what comes
+    /// from those without. A look at what is there, and another try after one that failed, only at the depth of `Everything`.
     ///
     /// # Errors
     /// There is no nft, or it fails; what was in force stays in force.
-    pub async fn ensure(&mut self, nat: Option<&Nat>, depth: Depth) -> Result<bool, NftError> {
+    pub async fn ensure(&mut self, nat: Option<&Nat>, depth: Depth) -> Result<(), NftError> {
         match &self.seen {
-            Seen::Made { nat: made, .. } if depth == Depth::Changes && made.as_ref() == nat => return Ok(false),
+            Seen::Made { nat: made, .. } if depth == Depth::Changes && made.as_ref() == nat => return Ok(()),
             Seen::Failed { nat: before, error } if depth == Depth::Changes && before.as_ref() == nat => {
                 return Err(error.clone());
             }
             _ => {}
         }
         match mend(nat, &self.seen).await {
-            Ok(Some(seen)) => {
-                self.seen = seen;
-                Ok(true)
-            }
-            Ok(None) => Ok(false),
+            Ok(None) => {}
+            Ok(Some(seen)) => self.seen = seen,
             Err(error) => {
                 self.seen = Seen::Failed { nat: nat.cloned(), error: error.clone() };
-                Err(error)
+                return Err(error);
             }
         }
+        Ok(())
     }
 }
 

@@ -40,6 +40,7 @@ pub use self::{
     check::Said,
     readdress::{Kind, Sort},
 };
+use crate::golden::{CONTEXT, ensure_mark};
 
 /// Packets that meet one state of the maps, one after the other.
 const PACKETS: usize = 48;
@@ -176,10 +177,10 @@ fn one_packet(
     let mut options = TestRunOptions::new();
     options.data_in = Some(&input.packet);
     options.data_out = Some(&mut out);
-    let mut context = [0_u8; crate::golden::CONTEXT];
+    let mut context = [0_u8; CONTEXT];
     options.ctx_out = Some(&mut context);
     let result = datapath.program(input.hook)?.test_run(options).context("running the program")?;
-    crate::golden::ensure_mark(input.hook, result.return_value as i32, &context)?;
+    ensure_mark(input.hook, result.return_value as i32, &context)?;
     out.truncate(result.data_size_out as usize);
     let (outcome, reason) = counters.one_more(&datapath.maps, input.hook, input.packet.len())?;
     let said = check::said(result.return_value as i32, outcome, reason)?;

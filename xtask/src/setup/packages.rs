@@ -25,68 +25,69 @@ pub struct Packages {
 /// One tool, how to see that it is there, and which packages bring it.
 struct Tool {
     name: &'static str,
-    need: Need,
+    needs: &'static [Need],
     found: fn(&'static str) -> bool,
     debian: &'static [&'static str],
     ubuntu: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 17] = [
+const TOOLS: [Tool; 13] = [
     // Rust links with cc; libc6-dev has the start files.
     Tool {
         name: "cc",
-        need: Need::Build,
+        needs: &[Need::Build],
         found: on_path,
         debian: &["gcc", "libc6-dev"],
         ubuntu: &["gcc", "libc6-dev"],
     },
     Tool {
         name: "bpftool",
-        need: Need::Lab,
+        needs: &[Need::Lab],
         found: bpftool_runs,
         debian: &["bpftool"],
         // Ubuntu's bpftool is a script that looks for the tools of the running kernel; `generic` has one that serves all.
         ubuntu: &["linux-tools-common", "linux-tools-generic"],
     },
-    Tool { name: "ip", need: Need::Lab, found: on_path, debian: &["iproute2"], ubuntu: &["iproute2"] },
-    Tool { name: "nft", need: Need::Lab, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
+    Tool { name: "ip", needs: &[Need::Lab], found: on_path, debian: &["iproute2"], ubuntu: &["iproute2"] },
+    // The agent runs it; the image and other kernels' machines have a copy of it.
+    Tool {
+        name: "nft",
+        needs: &[Need::Lab, Need::Image, Need::Vm, Need::Kubernetes],
+        found: on_path,
+        debian: &["nftables"],
+        ubuntu: &["nftables"],
+    },
     Tool {
         name: "qemu-system-x86_64",
-        need: Need::Vm,
+        needs: &[Need::Vm],
         found: on_path,
         debian: &["qemu-system-x86"],
         ubuntu: &["qemu-system-x86"],
     },
-    // Other kernels' machines have this one in them.
-    Tool { name: "nft", need: Need::Vm, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
-    Tool { name: "xz", need: Need::Vm, found: on_path, debian: &["xz-utils"], ubuntu: &["xz-utils"] },
-    Tool { name: "strip", need: Need::Vm, found: on_path, debian: &["binutils"], ubuntu: &["binutils"] },
-    Tool { name: "ldd", need: Need::Vm, found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },
-    Tool { name: "musl-gcc", need: Need::Image, found: on_path, debian: &["musl-tools"], ubuntu: &["musl-tools"] },
-    // The image has this one in it.
-    Tool { name: "nft", need: Need::Image, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
-    Tool { name: "ldd", need: Need::Image, found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },
-    Tool { name: "nft", need: Need::Kubernetes, found: on_path, debian: &["nftables"], ubuntu: &["nftables"] },
+    Tool { name: "xz", needs: &[Need::Vm], found: on_path, debian: &["xz-utils"], ubuntu: &["xz-utils"] },
+    Tool { name: "strip", needs: &[Need::Vm], found: on_path, debian: &["binutils"], ubuntu: &["binutils"] },
+    Tool { name: "ldd", needs: &[Need::Vm, Need::Image], found: on_path, debian: &["libc-bin"], ubuntu: &["libc-bin"] },
+    Tool { name: "musl-gcc", needs: &[Need::Image], found: on_path, debian: &["musl-tools"], ubuntu: &["musl-tools"] },
     // For kube-proxy in that mode.
-    Tool { name: "iptables", need: Need::Kubernetes, found: on_path, debian: &["iptables"], ubuntu: &["iptables"] },
+    Tool { name: "iptables", needs: &[Need::Kubernetes], found: on_path, debian: &["iptables"], ubuntu: &["iptables"] },
     // runc is built with seccomp: the kubelet asks it for every pod.
     Tool {
         name: "/usr/include/seccomp.h",
-        need: Need::Kubernetes,
+        needs: &[Need::Kubernetes],
         found: exists,
         debian: &["libseccomp-dev"],
         ubuntu: &["libseccomp-dev"],
     },
     Tool {
         name: "pkg-config",
-        need: Need::Kubernetes,
+        needs: &[Need::Kubernetes],
         found: on_path,
         debian: &["pkg-config"],
         ubuntu: &["pkg-config"],
     },
     Tool {
         name: "/usr/share/keyrings/debian-archive-keyring.gpg",
-        need: Need::Vm,
+        needs: &[Need::Vm],
         found: exists,
         debian: &["debian-archive-keyring"],
         ubuntu: &["debian-archive-keyring"],
@@ -125,7 +126,7 @@ pub fn search_path() -> OsString {
 impl Packages {
     /// What the distribution must provide for `needs`.
     pub fn of(needs: &[Need]) -> Self {
-        Self { tools: TOOLS.iter().filter(|tool| needs.contains(&tool.need)).collect() }
+        Self { tools: TOOLS.iter().filter(|tool| tool.needs.iter().any(|need| needs.contains(need))).collect() }
     }
 
     fn missing(&self) -> Vec<&'static Tool> {
@@ -226,7 +227,7 @@ mod tests {
     #[test]
     fn a_build_needs_no_qemu() {
         let build = Packages::of(&[Need::Build]);
-        assert!(build.tools.iter().all(|tool| tool.need == Need::Build));
+        assert!(build.tools.iter().all(|tool| tool.needs == [Need::Build]));
         assert!(!build.tools.is_empty());
     }
 }
