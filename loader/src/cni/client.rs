@@ -24,7 +24,7 @@ pub struct Agent {
     socket: PathBuf,
     stream: BufReader<UnixStream>,
     deadline: Instant,
-    /// Whether an answer did not come. It may come yet, in place of the answer to something else.
+    /// Whether an answer has not come yet. It may come in place of the answer to something else.
     unanswered: bool,
 }
 
@@ -61,16 +61,37 @@ impl Agent {
     /// # Errors
     /// What the agent said, or [`code::TRY_AGAIN`] where it said nothing in time.
     pub fn ask(&mut self, request: &Request) -> Result<Reply, CniError> {
-        let reply = self.exchange(request).map_err(|e| {
-            self.unanswered = true;
-            let late = matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-            let what = if late { "no answer in time".to_owned() } else { e.to_string() };
-            CniError::new(code::TRY_AGAIN, "talking to Margay's agent", format!("{}: {what}", self.socket.display()))
-        })?;
+        self.begin(request)?;
+        self.answer()
+    }
+
+    /// Asks, and leaves the answer for [`Self::answer`], which must be the next thing asked for: the agent works on it while
+    /// the caller does something else.
+    ///
+    /// # Errors
+    /// [`code::TRY_AGAIN`]: the agent cannot be told.
+    pub fn begin(&mut self, request: &Request) -> Result<(), CniError> {
+        self.unanswered = true;
+        self.tell(request).map_err(|e| self.silent(&e))
+    }
+
+    /// Waits for the answer to what was asked last.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn answer(&mut self) -> Result<Reply, CniError> {
+        let reply = self.hear().map_err(|e| self.silent(&e))?;
+        self.unanswered = false;
         match reply {
             Reply::Failed(error) => Err(error),
             reply => Ok(reply),
         }
+    }
+
+    fn silent(&self, error: &io::Error) -> CniError {
+        let late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        let what = if late { "no answer in time".to_owned() } else { error.to_string() };
+        CniError::new(code::TRY_AGAIN, "talking to Margay's agent", format!("{}: {what}", self.socket.display()))
     }
 
     /// Asks for something to be undone. An agent that owes an answer is told all the same: it does what it is asked in
@@ -89,8 +110,7 @@ impl Agent {
         self.stream.get_mut().write_all(&line)
     }
 
-    fn exchange(&mut self, request: &Request) -> io::Result<Reply> {
-        self.tell(request)?;
+    fn hear(&mut self) -> io::Result<Reply> {
         loop {
             let mut answer = String::new();
             if self.stream.read_line(&mut answer)? == 0 {

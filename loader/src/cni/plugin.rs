@@ -26,7 +26,7 @@ use super::{
     spec::{Added, AttachmentId, CniError, NetConf, VERSIONS, code, versions_json},
     wire::{self, Pair, Wire},
 };
-use crate::{names::workload_interface, object::PodName, state::DEFAULT_STATE_DIR};
+use crate::{names::workload_interface, state::DEFAULT_STATE_DIR};
 
 /// The name under which `ipam.type` means Margay's own address manager.
 const OWN_IPAM: &str = "margay";
@@ -132,12 +132,20 @@ impl Plugin<'_> {
         result
     }
 
-    /// The pair is made first, so that the agent attaches programs to it while addresses are looked for.
+    /// The pair is made while addresses are looked for, and the agent attaches programs to it meanwhile.
     fn add_with(&self, agent: &mut Agent, netns: &File, given: Vec<IpAddr>) -> Result<Value, CniError> {
         let pod = self.call.pod.clone().unwrap_or_default();
         let host_interface = workload_interface(&pod.namespace, &pod.name);
+        agent.begin(&Request::Prepare(Prepare {
+            attachment: self.attachment(),
+            pod,
+            uid: self.call.uid.clone(),
+            netns: self.call.netns.clone(),
+            given,
+            wanted: self.wanted()?,
+        }))?;
         let pair = Pair::make(netns, &host_interface, &self.call.ifname).map_err(kernel)?;
-        let added = self.put_in_force(agent, &pair, given, pod, host_interface);
+        let added = self.put_in_force(agent, &pair, host_interface);
         if added.is_err() {
             // The error is the one to report; DEL, and the end of the namespace, try again.
             drop(pair.remove());
@@ -145,23 +153,8 @@ impl Plugin<'_> {
         Ok(added?.to_json(&self.conf.cni_version, self.conf.prev_result.as_ref()))
     }
 
-    fn put_in_force(
-        &self,
-        agent: &mut Agent,
-        pair: &Pair,
-        given: Vec<IpAddr>,
-        pod: PodName,
-        host_interface: String,
-    ) -> Result<Added, CniError> {
-        let request = Request::Prepare(Prepare {
-            attachment: self.attachment(),
-            pod,
-            uid: self.call.uid.clone(),
-            netns: self.call.netns.clone(),
-            given,
-            wanted: self.wanted()?,
-        });
-        let Reply::Prepared(prepared) = agent.ask(&request)? else { return Err(confused()) };
+    fn put_in_force(&self, agent: &mut Agent, pair: &Pair, host_interface: String) -> Result<Added, CniError> {
+        let Reply::Prepared(prepared) = agent.answer()? else { return Err(confused()) };
         let Prepared { addresses, mtu, mac } = prepared;
         let mtu = if self.conf.mtu == 0 { mtu } else { self.conf.mtu };
         let mac = self.mac(mac.as_deref())?;
