@@ -40,7 +40,7 @@ use crate::{
     model::{Model, Touched},
     names::WORKLOAD_PREFIX,
     notices::Notices,
-    object::ObjectName,
+    object::{ObjectName, PodName},
     plan::{self, Attachment, HostView, Options, OverlayDevice, Plan},
     problem::Problem,
     source::{self, Keep, Source, SourceConfig},
@@ -292,7 +292,7 @@ impl Agent {
 
     /// Whether the object is a pod of this node, or was one.
     fn is_here(&self, name: &ObjectName) -> bool {
-        let ObjectName::Pod(name) = name else { return false };
+        let Some(name) = name.pod() else { return false };
         let objects = self.source.objects();
         let now = objects.as_ref().and_then(|objects| objects.pods.get(name)).and_then(|pod| pod.node.as_ref());
         let before = self.model.as_ref().and_then(|model| model.pods.get(name)).map(|pod| &pod.node);
@@ -304,8 +304,10 @@ impl Agent {
         self.view.send_replace(None);
         let model = Arc::make_mut(self.model.as_mut()?);
         let objects = self.source.objects()?;
-        names.extend(records.differing(&self.known.records).cloned().map(ObjectName::Pod));
-        model.amend(&objects, &records.amended(&objects, &self.config.node_name), &names)
+        names.extend(records.differing(&self.known.records).into_iter().cloned().map(ObjectName::Pod));
+        let pods: BTreeSet<&PodName> = names.iter().filter_map(ObjectName::pod).collect();
+        let amended = records.amended_of(&objects, &self.config.node_name, |pod| pods.contains(pod));
+        model.amend(&objects, &amended, &names)
     }
 
     /// Whether more than the identity of some addresses follows from it.

@@ -3,7 +3,11 @@
 //!
 //! In: what the plugin asked. Out: pods with addresses, for the model. Pure; [`crate::state`] keeps it on disk.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +38,10 @@ pub struct Record {
     pub committed: bool,
 }
 
-/// All attachments of this node.
+/// All attachments of this node. Copies share them: each pass takes one, and each write to disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Records {
-    records: Vec<Record>,
+    records: Vec<Arc<Record>>,
 }
 
 // === impl Records ===
@@ -45,12 +49,16 @@ pub struct Records {
 impl Records {
     /// The record of an attachment.
     pub fn get(&self, attachment: &AttachmentId) -> Option<&Record> {
-        self.records.iter().find(|r| r.attachment == *attachment)
+        self.iter().find(|r| r.attachment == *attachment)
+    }
+
+    fn get_mut(&mut self, attachment: &AttachmentId) -> Option<&mut Record> {
+        self.records.iter_mut().find(|r| r.attachment == *attachment).map(Arc::make_mut)
     }
 
     /// All records.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter()
+        self.records.iter().map(|record| &**record)
     }
 
     /// Remembers that an attachment is about to get addresses. One of the same name has them already.
@@ -64,46 +72,54 @@ impl Records {
     pub fn prepare(&mut self, request: &Prepare, addresses: Vec<IpAddr>) {
         let Prepare { attachment, pod, uid: _, netns, given, wanted: _ } = request;
         self.records.retain(|r| r.attachment != *attachment);
-        self.records.push(Record {
+        self.records.push(Arc::new(Record {
             attachment: attachment.clone(),
             pod: pod.clone(),
             netns: netns.clone(),
             own_addresses: given.is_empty(),
             addresses,
             committed: false,
-        });
+        }));
     }
 
     /// The interface has been made. `false` if nobody prepared it.
     pub fn commit(&mut self, attachment: &AttachmentId) -> bool {
-        let record = self.records.iter_mut().find(|r| r.attachment == *attachment);
-        record.map(|r| r.committed = true).is_some()
+        self.get_mut(attachment).map(|r| r.committed = true).is_some()
     }
 
-    /// Forgets an attachment.
-    pub fn remove(&mut self, attachment: &AttachmentId) -> Option<Record> {
-        let at = self.records.iter().position(|r| r.attachment == *attachment)?;
-        Some(self.records.remove(at))
+    /// Forgets an attachment. Answers whether there was one.
+    pub fn remove(&mut self, attachment: &AttachmentId) -> bool {
+        let at = self.records.iter().position(|r| r.attachment == *attachment);
+        at.map(|at| self.records.remove(at)).is_some()
     }
 
     /// The interface is about to go: the attachment is a pod no more, but its addresses are still out. It is remembered
     /// until they are back, whatever happens meanwhile.
     pub fn retire(&mut self, attachment: &AttachmentId) -> Option<&Record> {
-        let record = self.records.iter_mut().find(|r| r.attachment == *attachment)?;
+        let record = self.get_mut(attachment)?;
         record.committed = false;
         Some(record)
     }
 
     /// The attachments that are not among `valid`.
     pub fn stale(&self, valid: &[AttachmentId]) -> Vec<AttachmentId> {
-        let all = self.records.iter().map(|r| &r.attachment);
+        let all = self.iter().map(|r| &r.attachment);
         all.filter(|a| !valid.contains(a)).cloned().collect()
     }
 
-    /// Whether a newer attachment of the same pod is in force.
-    pub fn is_replaced(&self, record: &Record) -> bool {
-        let later = self.records.iter().skip_while(|r| r.attachment != record.attachment).skip(1);
-        later.into_iter().any(|r| r.pod == record.pod && r.committed)
+    /// The attachments that have a newer one of the same pod which is in force.
+    pub fn replaced(&self) -> BTreeSet<&AttachmentId> {
+        let mut in_force = BTreeSet::new();
+        let mut replaced = BTreeSet::new();
+        for record in self.records.iter().rev() {
+            if in_force.contains(&record.pod) {
+                replaced.insert(&record.attachment);
+            }
+            if record.committed {
+                in_force.insert(&record.pod);
+            }
+        }
+        replaced
     }
 
     /// What the plugin is told of an attachment.
@@ -118,9 +134,9 @@ impl Records {
     }
 
     /// The pods of which the two do not remember the same.
-    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a PodName> {
-        let only = |one: &'a Self, other: &'a Self| one.records.iter().filter(|record| !other.records.contains(record));
-        only(self, other).chain(only(other, self)).map(|record| &record.pod)
+    pub fn differing<'a>(&'a self, other: &'a Self) -> BTreeSet<&'a PodName> {
+        let of = |records: &'a Self| records.records.iter().collect::<BTreeSet<_>>();
+        of(self).symmetric_difference(&of(other)).map(|record| &record.pod).collect()
     }
 
     /// The pods of this node that have been given addresses, as the source has them and with these.
@@ -128,8 +144,13 @@ impl Records {
     /// A pod that the source has on another node by now has moved there, and only waits here for its DEL; of two
     /// attachments of one pod the newer counts.
     pub fn amended(&self, objects: &Objects, node: &str) -> Amended {
+        self.amended_of(objects, node, |_all| true)
+    }
+
+    /// Those of them that are asked for.
+    pub fn amended_of(&self, objects: &Objects, node: &str, asked: impl Fn(&PodName) -> bool) -> Amended {
         let mut latest = BTreeMap::new();
-        for record in self.records.iter().filter(|r| r.committed) {
+        for record in self.iter().filter(|r| r.committed && asked(&r.pod)) {
             latest.insert(&record.pod, record);
         }
         latest.into_iter().filter_map(|(pod, record)| Some((pod.clone(), amend(record, objects, node)?))).collect()

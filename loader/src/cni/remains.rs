@@ -43,16 +43,17 @@ impl Remains {
         let idle = || records.iter().filter(|record| !is_called_about(&record.attachment));
         // Without its interface only a DEL or GC, which the plugin brings, can tell another address manager.
         let unfinished = idle().filter(|record| !record.committed && record.own_addresses);
-        let gone: BTreeSet<Record> = idle().filter(|record| is_gone(record, records, &exists)).cloned().collect();
+        let replaced = records.replaced();
+        let gone: BTreeSet<Record> = idle().filter(|record| is_gone(record, &replaced, &exists)).cloned().collect();
         unfinished.cloned().chain(self.suspects.observe(gone, now, GRACE)).collect()
     }
 }
 
 /// Whether a finished attachment has no interface, or none any more.
-fn is_gone(record: &Record, records: &Records, exists: impl Fn(&str) -> bool) -> bool {
+fn is_gone(record: &Record, replaced: &BTreeSet<&AttachmentId>, exists: impl Fn(&str) -> bool) -> bool {
     let interface = workload_interface(&record.pod.namespace, &record.pod.name);
     // Whoever made the newer one's has taken the older one's away, for there is one name for both.
-    record.committed && (!exists(&interface) || records.is_replaced(record))
+    record.committed && (replaced.contains(&record.attachment) || !exists(&interface))
 }
 
 #[cfg(test)]

@@ -141,6 +141,13 @@ held!(
 
 // === impl ObjectName ===
 
+impl ObjectName {
+    /// The pod's name, if it is a pod.
+    pub fn pod(&self) -> Option<&PodName> {
+        if let Self::Pod(name) = self { Some(name) } else { None }
+    }
+}
+
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
