@@ -15,7 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::block::{Applied, Change, Outcome};
 use super::error::IpamError;
@@ -29,6 +29,13 @@ type Answer = Result<Outcome, IpamError>;
 /// How long a write waits for those that are writing their handles and will want an address of the block. A write of a block
 /// costs the API server as much as three handles do.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// While pods come together, the least time from one write of a block to the next. Those that write their handles, start or get
+/// their programs meanwhile use the processors as well as a write would, and the next write is for all of them.
+const PACE: Duration = Duration::from_millis(20);
+
+/// For how long pods count as coming together after two of them wanted an address at once.
+const CROWD: Duration = Duration::from_millis(100);
 
 /// The blocks that this process has to do with.
 pub struct Writers<S> {
@@ -48,6 +55,16 @@ struct Writer {
     /// How many of them have not come to wait for it yet.
     coming: AtomicUsize,
     arrived: Notify,
+    rhythm: Mutex<Rhythm>,
+}
+
+/// When a block is to be written, beyond that somebody waits for it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rhythm {
+    /// The end of the last write.
+    written: Option<Instant>,
+    /// When two last wanted an address at once.
+    crowded: Option<Instant>,
 }
 
 /// Somebody wants an address of a block, until this is dropped.
@@ -60,7 +77,9 @@ pub struct Booking {
 
 impl Booking {
     fn of(writer: Arc<Writer>) -> Self {
-        writer.booked.fetch_add(1, Ordering::SeqCst);
+        if writer.booked.fetch_add(1, Ordering::SeqCst) > 0 {
+            lock(&writer.rhythm).crowded = Some(Instant::now());
+        }
         writer.coming.fetch_add(1, Ordering::SeqCst);
         Self { writer, is_coming: true }
     }
@@ -170,6 +189,16 @@ impl<S: Store> Writers<S> {
     }
 }
 
+// === impl Rhythm ===
+
+impl Rhythm {
+    /// The earliest time for the next write.
+    fn next(&self, now: Instant) -> Instant {
+        let crowded = self.crowded.is_some_and(|at| now < at + CROWD);
+        self.written.filter(|_| crowded).map_or(now, |at| at + PACE)
+    }
+}
+
 // === impl Writer ===
 
 impl Writer {
@@ -178,9 +207,13 @@ impl Writer {
         if lock(&self.waiting).is_empty() {
             return;
         }
+        let next = lock(&self.rhythm).next(Instant::now());
+        sleep_until(next).await;
         self.gather().await;
         let (changes, answers): (Vec<Change>, Vec<_>) = std::mem::take(&mut *lock(&self.waiting)).into_iter().unzip();
-        match self.write(store, block, &changes).await {
+        let written = self.write(store, block, &changes).await;
+        lock(&self.rhythm).written = Some(Instant::now());
+        match written {
             // Who waits no longer needs no answer.
             Ok(outcomes) => {
                 answers.into_iter().zip(outcomes).for_each(|(answer, outcome)| drop(answer.send(Ok(outcome))));
@@ -268,4 +301,23 @@ pub async fn read<S: Store>(store: &S, block: IpNet) -> Result<Option<IpamBlock>
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_that_come_together_wait_for_the_next_write() {
+        let now = Instant::now();
+        let ago = |ms| now.checked_sub(Duration::from_millis(ms));
+        let next = |written, crowded| Rhythm { written, crowded }.next(now);
+        // One after another: at once, however shortly ago the last write was.
+        assert_eq!(next(ago(1), None), now);
+        assert_eq!(next(ago(1), ago(200)), now);
+        // The first of many.
+        assert_eq!(next(None, ago(0)), now);
+        assert_eq!(next(ago(5), ago(0)), now + PACE - Duration::from_millis(5));
+        assert!(next(ago(50), ago(0)) < now);
+    }
 }
