@@ -58,10 +58,10 @@ impl RunDir {
         Self { root: name.dir() }
     }
 
-    /// Makes the directory, with its bpffs.
+    /// Makes the directory, with its bpffs and its tmpfs.
     ///
     /// # Errors
-    /// It exists: the lab is up. Or bpffs cannot be mounted; nothing is left then.
+    /// It exists: the lab is up. Or one of them cannot be mounted; nothing is left then.
     pub fn create(&self) -> Result<()> {
         fs::create_dir_all(RUN).with_context(|| format!("making {RUN}"))?;
         match fs::create_dir(&self.root) {
@@ -77,23 +77,28 @@ impl RunDir {
     }
 
     fn furnish(&self) -> Result<()> {
-        for dir in [self.bpf(), self.status(), self.root.join("nodes")] {
+        for dir in [self.bpf(), self.status(), self.nodes()] {
             fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         }
         mount(Some("bpf"), &self.bpf(), Some("bpf"), MsFlags::empty(), Some("mode=0700")).with_context(|| {
             format!("mounting bpffs on {}: are you root, and has the kernel BPF?", self.bpf().display())
-        })
+        })?;
+        // An agent keeps its files in a node's /run, and that is in memory.
+        mount(Some("tmpfs"), &self.nodes(), Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
+            .with_context(|| format!("mounting tmpfs on {}", self.nodes().display()))
     }
 
-    /// Takes the directory away, with bpffs and all pins in it. No error if there is none.
+    /// Takes the directory away, with bpffs and all pins in it, and tmpfs. No error if there is none.
     ///
     /// # Errors
     /// Something in it cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        match umount2(&self.bpf(), MntFlags::MNT_DETACH) {
-            // EINVAL: nothing is mounted there.
-            Ok(()) | Err(nix::Error::ENOENT | nix::Error::EINVAL) => {}
-            Err(error) => return Err(error).with_context(|| format!("unmounting {}", self.bpf().display())),
+        for mounted in [self.bpf(), self.nodes()] {
+            match umount2(&mounted, MntFlags::MNT_DETACH) {
+                // EINVAL: nothing is mounted there.
+                Ok(()) | Err(nix::Error::ENOENT | nix::Error::EINVAL) => {}
+                Err(error) => return Err(error).with_context(|| format!("unmounting {}", mounted.display())),
+            }
         }
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -151,9 +156,14 @@ impl RunDir {
         self.bpf().join(without_dots(node))
     }
 
+    /// Where the nodes' directories are, in memory.
+    fn nodes(&self) -> PathBuf {
+        self.root.join("nodes")
+    }
+
     /// A node's directory.
     pub fn node(&self, node: &str) -> PathBuf {
-        self.root.join("nodes").join(node)
+        self.nodes().join(node)
     }
 
     /// A node's directory for its agent (`--state-dir`).
@@ -173,7 +183,7 @@ impl RunDir {
 
     /// All agents that were started.
     pub fn agents(&self) -> Vec<Agent> {
-        let nodes = fs::read_dir(self.root.join("nodes")).into_iter().flatten().flatten();
+        let nodes = fs::read_dir(self.nodes()).into_iter().flatten().flatten();
         nodes.filter_map(|node| read_json(&node.path().join("agent.json")).ok()).collect()
     }
 

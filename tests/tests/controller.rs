@@ -208,8 +208,7 @@ impl<'a> Cluster<'a> {
 
     /// A controller that takes back what has looked abandoned for so many seconds.
     fn controller(&self, grace: u32) -> Result<Controller> {
-        let account = "system:serviceaccount:kube-system:margay-controller";
-        let kubeconfig = self.control_plane.kubeconfig_for(account, None)?;
+        let kubeconfig = self.control_plane.kubeconfig_of_account("kube-system", "margay-controller")?;
         let mut command = Command::new(&self.binary);
         command.args(["controller", "--interval=1", &format!("--grace={grace}"), "--kubeconfig"]).arg(kubeconfig);
         Ok(Controller(command.stdin(Stdio::null()).spawn()?.into()))

@@ -22,11 +22,13 @@ use super::{
     cluster::Choices,
     daemon::{Daemon, Lifetime},
     dir::{KubeDir, State},
-    etcd, kubeconfig, network,
+    etcd,
+    kubeconfig::{self, Credential},
+    network,
     port::Port,
     programs, teardown,
 };
-use crate::{lab::require_root, names::LabName, netns::Namespace};
+use crate::{lab::require_root, names::LabName, netns::Namespace, rundir::replace_file};
 
 /// Addresses of Services.
 pub const SERVICES: &str = "10.96.0.0/16";
@@ -176,7 +178,7 @@ impl ControlPlane {
         let control_plane = Self { dir, state, keys, authority, lifetime, _port: port };
         let admin = control_plane.authority.client("admin", "margay-lab", Some("system:masters"))?;
         let (url, authority) = (control_plane.url(), control_plane.authority.certificate());
-        kubeconfig::write(&control_plane.kubeconfig(), &url, &authority, &admin)?;
+        kubeconfig::write(&control_plane.kubeconfig(), &url, &authority, Credential::Certificate(&admin))?;
         Ok(control_plane)
     }
 
@@ -243,7 +245,19 @@ impl ControlPlane {
         let file = user.replace([':', '/'], "_");
         let client = self.authority.client(&file, user, group)?;
         let path = self.dir.kubeconfigs().join(&file);
-        kubeconfig::write(&path, url, &self.authority.certificate(), &client)?;
+        kubeconfig::write(&path, url, &self.authority.certificate(), Credential::Certificate(&client))?;
+        Ok(path)
+    }
+
+    /// A kubeconfig for a ServiceAccount that is there, with a token for an hour: what a pod of the account has.
+    ///
+    /// # Errors
+    /// There is no such account, or the files cannot be written.
+    pub fn kubeconfig_of_account(&self, namespace: &str, account: &str) -> Result<PathBuf> {
+        let path = self.dir.kubeconfigs().join(account);
+        let token = path.with_extension("token");
+        replace_file(&token, &self.kubectl_output(["create", "token", account, "--namespace", namespace])?)?;
+        kubeconfig::write(&path, &self.url(), &self.authority.certificate(), Credential::Token(&token))?;
         Ok(path)
     }
 

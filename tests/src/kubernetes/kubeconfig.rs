@@ -1,4 +1,4 @@
-//! Kubeconfig files. In: an API server's address, its authority and a client certificate. Out: a file for kubectl, for the
+//! Kubeconfig files. In: an API server's address, its authority, and by what a client is known. Out: a file for kubectl, for the
 //! cluster's components and for Rust clients. Never: a secret in it; it names the files that have them.
 
 use std::path::Path;
@@ -8,13 +8,27 @@ use anyhow::Result;
 use super::certificates::Pair;
 use crate::rundir::replace_file;
 
+/// By what the API server knows a client.
+#[derive(Clone, Copy, Debug)]
+pub enum Credential<'a> {
+    /// A certificate, and its key.
+    Certificate(&'a Pair),
+    /// A file with a token.
+    Token(&'a Path),
+}
+
 /// Writes a kubeconfig with one cluster, one user and one context, all called `margay-lab`.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write(file: &Path, url: &str, authority: &Path, client: &Pair) -> Result<()> {
-    let Pair { certificate, key } = client;
-    let (authority, certificate, key) = (authority.display(), certificate.display(), key.display());
+pub fn write(file: &Path, url: &str, authority: &Path, client: Credential<'_>) -> Result<()> {
+    let authority = authority.display();
+    let user = match client {
+        Credential::Certificate(Pair { certificate, key }) => {
+            format!("client-certificate: {}\n    client-key: {}", certificate.display(), key.display())
+        }
+        Credential::Token(file) => format!("tokenFile: {}", file.display()),
+    };
     let text = format!(
         "\
 apiVersion: v1
@@ -28,8 +42,7 @@ clusters:
 users:
 - name: margay-lab
   user:
-    client-certificate: {certificate}
-    client-key: {key}
+    {user}
 contexts:
 - name: margay-lab
   context:

@@ -42,7 +42,6 @@ pub struct Node {
 pub struct Sandbox {
     name: String,
     namespace: Namespace,
-    node: Namespace,
     binary: PathBuf,
     socket: PathBuf,
     pod: String,
@@ -161,7 +160,7 @@ impl Node {
         let log = fs::File::options().create(true).append(true).open(log)?;
         let dirs = self.lab.margay_dirs(NODE);
         let mut command = Command::new(&self.binary);
-        let account = self.control_plane.kubeconfig_for("system:serviceaccount:kube-system:margay-agent", None)?;
+        let account = self.control_plane.kubeconfig_of_account("kube-system", "margay-agent")?;
         command.args(["agent", "--node-name", NODE, "--kubeconfig"]).arg(account);
         let agent = command.args(&dirs).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         *self.agent.lock().expect("the lock") = Some(agent);
@@ -199,7 +198,6 @@ impl Node {
             namespace: Namespace::create(&format!("mgy-{name}"))?,
             // A handle's name is made of it, and Kubernetes takes no underscores there.
             name: name.replace('_', "-"),
-            node: self.lab.node(NODE)?.namespace,
             binary: self.binary.clone(),
             socket: self.lab.dir().agent_state(NODE).join("cni.sock"),
             pod: pod.to_owned(),
@@ -381,15 +379,17 @@ impl Sandbox {
 
     /// Any command of any plugin, with this configuration.
     pub fn run(&self, plugin: &Path, command: &str, config: &Value) -> Result<Value> {
-        let mut plugin = self.node.command(plugin);
-        plugin
+        // In the node's namespace, as this thread is: a child that had to enter it first would be a copy of this
+        // process, made and thrown away within what is measured.
+        let mut prepared = Command::new(plugin);
+        prepared
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &self.name)
             .env("CNI_NETNS", self.netns())
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", programs::bin("cni-plugins")?)
             .env("CNI_ARGS", self.arguments());
-        let mut child = plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        let mut child = prepared.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
         let stdin = child.stdin.take().context("the plugin's input")?;
         serde_json::to_writer(stdin, config)?;
         let output = child.wait_with_output()?;
