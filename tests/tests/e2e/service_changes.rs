@@ -68,7 +68,7 @@ fn write_endpoints(lab: &Lab, change: usize) -> Result<()> {
         let ready = ready.into_iter().collect::<Result<Vec<_>>>()?;
         text += &manifest(service, &format!("s{service}")).endpoints(&ready);
     }
-    let (new, file) = (lab.dir().node("a").join("endpoints.new"), lab.manifests().join("endpoints.yaml"));
+    let (new, file) = (lab.manifests().with_extension("new"), lab.manifests().join("endpoints.yaml"));
     fs::write(&new, text)?;
     Ok(fs::rename(new, file)?)
 }
