@@ -71,7 +71,7 @@ impl Records {
     /// Remembers an attachment that has its addresses, and is not in force yet. One of the same name is replaced.
     pub fn prepare(&mut self, request: &Prepare, addresses: Vec<IpAddr>) {
         let Prepare { attachment, pod, uid: _, netns, given, wanted: _ } = request;
-        self.records.retain(|r| r.attachment != *attachment);
+        self.remove(attachment);
         self.records.push(Arc::new(Record {
             attachment: attachment.clone(),
             pod: pod.clone(),
@@ -87,10 +87,9 @@ impl Records {
         self.get_mut(attachment).map(|r| r.committed = true).is_some()
     }
 
-    /// Forgets an attachment. Answers whether there was one.
-    pub fn remove(&mut self, attachment: &AttachmentId) -> bool {
-        let at = self.records.iter().position(|r| r.attachment == *attachment);
-        at.map(|at| self.records.remove(at)).is_some()
+    /// Forgets an attachment.
+    pub fn remove(&mut self, attachment: &AttachmentId) {
+        self.records.retain(|r| r.attachment != *attachment);
     }
 
     /// The interface is about to go: the attachment is a pod no more, but its addresses are still out. It is remembered

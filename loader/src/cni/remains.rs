@@ -51,9 +51,9 @@ impl Remains {
 
 /// Whether a finished attachment has no interface, or none any more.
 fn is_gone(record: &Record, replaced: &BTreeSet<&AttachmentId>, exists: impl Fn(&str) -> bool) -> bool {
-    let interface = workload_interface(&record.pod.namespace, &record.pod.name);
+    let interface = || workload_interface(&record.pod.namespace, &record.pod.name);
     // Whoever made the newer one's has taken the older one's away, for there is one name for both.
-    record.committed && (replaced.contains(&record.attachment) || !exists(&interface))
+    record.committed && (replaced.contains(&record.attachment) || !exists(&interface()))
 }
 
 #[cfg(test)]
