@@ -98,6 +98,24 @@ pub const GROUPS: &[Group] = &[
             plugin("bandwidth", "github.com/containernetworking/plugins/plugins/meta/bandwidth", Part::Api),
         ],
     },
+    // Calico's own tools, which have to agree with us about addresses. Its releases are no versions to Go, which calls this
+    // commit (of August 2025, in the line v3.28) so.
+    Group {
+        name: "calico",
+        version: "1.11.0-cni-plugin.0.20250813170300-a0db560f0520",
+        programs: &[
+            Program {
+                name: "calicoctl",
+                package: "github.com/projectcalico/calico/calicoctl/calicoctl",
+                part: Part::Api,
+            },
+            Program {
+                name: "calico-ipam",
+                package: "github.com/projectcalico/calico/cni-plugin/cmd/calico",
+                part: Part::Api,
+            },
+        ],
+    },
 ];
 
 const fn plugin(name: &'static str, package: &'static str, part: Part) -> Program {

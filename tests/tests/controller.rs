@@ -20,7 +20,7 @@ use kube::{
 };
 use margay_lab::{agent::find_binary, kubernetes::ControlPlane, observe::eventually};
 use margay_loader::{
-    crd::{BlockAffinity, IpamBlock, IpamHandle},
+    crd::{BlockAffinity, ClusterInformation, IpamBlock, IpamHandle},
     ipam::{Family, Ipam, PodRequest, store::Object},
     object::PodName,
 };
@@ -89,6 +89,8 @@ async fn test(control_plane: &ControlPlane) -> Result<()> {
     let before = cluster.taken().await?;
     sleep(Duration::from_secs(3));
     ensure!(cluster.taken().await? == before && before.len() == 6, "{before:?}");
+    let described = cluster.all::<ClusterInformation>().await?;
+    ensure!(described.len() == 1 && described[0].spec.datastore_ready == Some(true), "{described:?}");
     // Another one waits, and takes over when the first is gone, without having been told.
     let hasty = cluster.controller(1)?;
     let first = cluster.holder().await?.context("somebody holds the Lease")?;
@@ -114,6 +116,7 @@ async fn test(control_plane: &ControlPlane) -> Result<()> {
         Ok(())
     })?;
     ensure!(cluster.holder().await?.is_none(), "the Lease is still its own");
+    ensure!(cluster.all::<ClusterInformation>().await? == described, "the cluster was described again");
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! The controller: takes back what deleted nodes and pods left behind.
 //!
-//! In: the Kubernetes API. Out: fewer addresses, handles and affinities in it. Never: anything taken away on a first look. What looks
+//! In: the Kubernetes API. Out: fewer addresses, handles and affinities in it, and a description of the cluster ([`identity`]). Never: anything taken away on a first look. What looks
 //! abandoned must look so again after a while, in a pass that could read everything, and once more a moment before.
 //!
 //! One controller of a cluster works at a time, the one that holds a Lease ([`lease`]). Two that both believe they hold it do
 //! no harm: each write compares the object with what was seen.
 
 pub mod collect;
+pub mod identity;
 pub mod lease;
 pub mod suspects;
 #[cfg(test)]
@@ -81,6 +82,9 @@ async fn work(store: KubeStore, config: &ControllerConfig, mut leading: watch::R
             continue;
         }
         let collector = collector.get_or_insert_with(|| Collector::new(store.clone(), config.grace));
+        if let Err(error) = identity::ensure(&store).await {
+            warn!("the cluster has no description, without which `calicoctl ipam check` does not work: {error}");
+        }
         let wait = match collector.pass().await {
             Ok(taken) => {
                 failures = 0;

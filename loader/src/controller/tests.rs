@@ -262,3 +262,18 @@ fn waits_grow_and_end() {
         assert!(wait >= longest / 2 && wait <= longest, "{failures}: {wait:?}");
     }
 }
+
+#[tokio::test]
+async fn a_cluster_is_described_once_and_nobody_elses_description_is_touched() {
+    use crate::crd::{ClusterInformation, DEFAULT_CLUSTER};
+
+    let store = cluster(["a"]);
+    identity::ensure(&store).await.unwrap();
+    let [described] = &store.all::<ClusterInformation>()[..] else { panic!("one description") };
+    assert_eq!(described.metadata.name.as_deref(), Some(DEFAULT_CLUSTER));
+    assert_eq!(described.spec.cluster_guid.as_deref().map(str::len), Some(32));
+    assert_eq!((described.spec.datastore_ready, &described.spec.calico_version), (Some(true), &None));
+
+    identity::ensure(&store).await.unwrap();
+    assert_eq!(store.all::<ClusterInformation>(), std::slice::from_ref(described));
+}

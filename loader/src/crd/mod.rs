@@ -10,6 +10,7 @@
 
 mod affinity;
 mod block;
+mod cluster;
 mod config;
 mod handle;
 pub mod names;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Deserializer};
 
 pub use affinity::{AffinityState, BlockAffinity, BlockAffinitySpec};
 pub use block::{Allocation, IpamBlock, IpamBlockSpec};
+pub use cluster::{ClusterInformation, ClusterInformationSpec, DEFAULT_CLUSTER};
 pub use config::{DEFAULT_CONFIG, IpReservation, IpReservationSpec, IpamConfig, IpamConfigSpec};
 pub use handle::{IpamHandle, IpamHandleSpec};
 pub use pool::{DEFAULT_BLOCK_LEN_V4, DEFAULT_BLOCK_LEN_V6, IpPool, IpPoolSpec};
@@ -35,6 +37,7 @@ pub type UnknownFields = std::collections::BTreeMap<String, serde_json::Value>;
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![
         BlockAffinity::crd(),
+        ClusterInformation::crd(),
         IpamBlock::crd(),
         IpamConfig::crd(),
         IpamHandle::crd(),

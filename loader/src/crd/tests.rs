@@ -48,6 +48,17 @@ fn the_schemas_have_calicos_fields_and_ask_for_no_more_than_calico_writes() {
             ],
         ),
         (
+            "clusterinformations",
+            vec![],
+            vec![
+                ("calicoVersion", "string"),
+                ("clusterGUID", "string"),
+                ("clusterType", "string"),
+                ("datastoreReady", "boolean"),
+                ("variant", "string"),
+            ],
+        ),
+        (
             "ipamblocks",
             vec!["allocations", "attributes", "cidr", "unallocated"],
             vec![

@@ -1,4 +1,7 @@
-//! Addresses from a real API server: as many as a large cluster has, handed out and taken back by many at once.
+//! Addresses from a real API server: as many as a large cluster has, handed out and taken back by many at once, and by
+//! Calico's own tools in turn with ours.
+
+mod calico;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,7 +61,7 @@ async fn many(control_plane: &ControlPlane) -> Result<()> {
         waits.push(took);
         ensure!(owners.insert(address, handle).is_none(), "{address} was handed out twice");
     }
-    report("handed out", began, &mut waits);
+    report(&format!("handed out by {WRITERS} writers"), began, &mut waits);
     ensure!(owners.len() == WRITERS * EACH);
     let written = taken(&client).await?;
     ensure!(written == owners, "what was handed out is not what is written");
@@ -79,12 +82,12 @@ async fn many(control_plane: &ControlPlane) -> Result<()> {
     let began = Instant::now();
     let mut waits: Vec<Duration> =
         everybody(&writers, "a", take_back).await?.into_iter().map(|(.., took)| took).collect();
-    report("taken back", began, &mut waits);
+    report(&format!("taken back by {WRITERS} writers"), began, &mut waits);
     ensure!(taken(&client).await?.is_empty() && all::<IpamHandle>(&client).await?.is_empty(), "addresses leak");
 
     let began = Instant::now();
     let mut waits: Vec<Duration> = everybody(&writers, "b", come_and_go).await?.into_iter().map(|(.., t)| t).collect();
-    report("handed out and taken back at once", began, &mut waits);
+    report(&format!("handed out and taken back at once by {WRITERS} writers"), began, &mut waits);
     ensure!(taken(&client).await?.is_empty() && all::<IpamHandle>(&client).await?.is_empty(), "addresses leak");
     Ok(())
 }
@@ -191,7 +194,7 @@ fn report(what: &str, began: Instant, waits: &mut [Duration]) {
     waits.sort_unstable();
     let at = |percent: usize| waits[waits.len() * percent / 100].as_millis();
     println!(
-        "{} addresses {what} by {WRITERS} writers in {:.1} s; median {} ms, p99 {} ms",
+        "{} addresses {what} in {:.1} s; median {} ms, p99 {} ms",
         waits.len(),
         began.elapsed().as_secs_f64(),
         at(50),
