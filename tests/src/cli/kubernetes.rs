@@ -1,12 +1,15 @@
 //! `lab up --kubernetes`, and what the other commands do with such a cluster.
 
-use std::{ffi::OsString, os::unix::process::CommandExt};
+use std::{env, ffi::OsString, os::unix::process::CommandExt};
 
 use anyhow::{Context, Result, bail};
 use margay_lab::{
     LabName,
     kubernetes::{Cni, KubeCluster, images, programs},
 };
+
+/// Where a node has its CNI plugins, and with them the cluster's own `margay`.
+const PLUGINS: &str = "/opt/cni/bin";
 
 #[derive(Debug, clap::Args)]
 #[group(id = "cluster")]
@@ -56,6 +59,9 @@ pub(super) fn exec(name: &LabName, place: &str, command: &[OsString]) -> Result<
     let shell = [OsString::from("/bin/sh")];
     let command = if command.is_empty() { &shell[..] } else { command };
     let mut process = cluster.node(place)?.command(&command[0])?;
+    // Last, because one of the reference plugins has the name of a tool (bridge).
+    let path = env::split_paths(&programs::search_path()?).chain([PLUGINS.into()]).collect::<Vec<_>>();
+    process.env("PATH", env::join_paths(path)?);
     let error = process.args(&command[1..]).exec();
     Err(error).with_context(|| format!("running {} on {place}", command[0].display()))
 }
