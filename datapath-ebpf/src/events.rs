@@ -171,8 +171,8 @@ fn denied(event: &mut Event, verdict: FlowVerdict) {
 #[inline(always)]
 fn write_ends(event: &mut Event, tuple: &Tuple) {
     let (src, dst) = tuple.ends();
-    event.src = *src;
-    event.dst = *dst;
+    event.src = src;
+    event.dst = dst;
     (event.src_port_be, event.dst_port_be) = tuple.ends_ports();
     event.protocol = tuple.key.protocol;
 }

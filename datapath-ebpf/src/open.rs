@@ -88,11 +88,13 @@ pub fn reason(answer: u32) -> DropReason {
 
 #[inline(always)]
 fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
-    let (Some(tuple), Some(scratch)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else {
+    let (Some(tuple), Some(scratch)) = (TUPLE.get_ptr_mut(0), SCRATCH.get_ptr_mut(0)) else {
         return Err(Refusal::Drop(DropReason::NotConfigured));
     };
     // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
-    let (tuple, new) = unsafe { (&*tuple, &mut *scratch) };
+    let (tuple, new) = unsafe { (&mut *tuple, &mut *scratch) };
+    tuple.spell();
+    let tuple = &*tuple;
     clear(new);
     // SAFETY: as in `look_up`.
     let known = || FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
@@ -201,7 +203,7 @@ pub extern "C" fn check_ends(arrival: u32) -> u32 {
     let Some(tuple) = TUPLE.get_ptr(0) else { return DROP + DropReason::NotConfigured as u32 };
     // SAFETY: as in `try_open`.
     let tuple = unsafe { &*tuple };
-    let (src, dst) = tuple.ends();
+    let (src, dst) = tuple.spelt(tuple.half);
     match Arrival::from_code(arrival) {
         // A pod that reaches itself through a Service goes by another name, and is the receiver too.
         Arrival::Workload(ifindex) if !is_own(if tuple.has(Tuple::HAIRPIN) { dst } else { src }, ifindex) => {
@@ -223,7 +225,7 @@ pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
     };
     // SAFETY: as in `try_open`, whose references are not used meanwhile.
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
-    let (src, dst) = tuple.ends();
+    let (src, dst) = tuple.spelt(tuple.half);
     let arrival = Arrival::from_code(arrival);
     if let Some(sender) = way_back(new, tuple, dst, arrival) {
         lead_to_node(half_mut(new, tuple.half), sender);
@@ -253,7 +255,7 @@ pub extern "C" fn judge_flow() -> u32 {
     let (Some(tuple), Some(new)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else { return 0 };
     // SAFETY: as in `find_flow_way`.
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
-    let (from, to) = tuple.ends_of(new.opener);
+    let (from, to) = tuple.spelt(new.opener);
     let from = if is_hairpin(new, from) { to } else { from };
     let port_be = tuple.ports_of(new.opener).1;
     let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);

@@ -147,11 +147,7 @@ impl Edit {
         let (to, was) = (&tuple.to, &tuple.ip);
         let icmp = ip + (was.header_len & 0x3c);
         let inner = icmp + ICMP_LEN;
-        let (src, dst) = if tuple.has(Tuple::TO_BACKEND) {
-            (was.src, tuple.nat)
-        } else {
-            (tuple.ends().0.v4(), tuple.ends().1.v4())
-        };
+        let (src, dst) = if tuple.has(Tuple::TO_BACKEND) { (was.src, tuple.nat) } else { tuple.ends_v4() };
         self.address(inner, IP_SRC, dst, to.dst)?;
         self.address(inner, IP_DST, src, to.src)?;
         if matches!(tuple.key.protocol, TCP | UDP | SCTP) {

@@ -75,7 +75,8 @@ pub extern "C" fn translate(ifindex: u32, known: u32) -> u32 {
 #[inline(always)]
 fn lead_error(tuple: &mut Tuple, ifindex: u32) -> u32 {
     tuple.set_about();
-    let is_own = same(tuple.ends().0.v4(), tuple.ip.src) && is_own(tuple.ends().0, ifindex);
+    tuple.spell();
+    let is_own = same(tuple.spelt(tuple.half).0.v4(), tuple.ip.src) && is_own(tuple.spelt(tuple.half).0, ifindex);
     // SAFETY: as in `flow::look_up`.
     if let Some(entry) = unsafe { FLOWS.get(&tuple.key) }
         && is_own
@@ -94,14 +95,13 @@ fn lead_error(tuple: &mut Tuple, ifindex: u32) -> u32 {
 /// Finds the backend, which is in `choice` and in the flow table when this is [`TRANSLATED`].
 #[inline(always)]
 fn choose(tuple: &mut Tuple, choice: &mut Choice, ifindex: u32, known: bool) -> u32 {
-    choice.client.client = *tuple.ends().0;
-    choice.client.service.addr = *tuple.ends().1;
+    (choice.client.client, choice.client.service.addr) = tuple.ends();
     choice.client.service.port_be = tuple.ends_ports().1;
     choice.client.service.protocol = tuple.key.protocol;
     // SAFETY: its fields are read once each. Between an old and a new value, whatever is read of either is the Service's.
     let service = unsafe { SERVICES.get(&choice.client.service) };
     // Nearly every flow is none to a Service, and a stranger's packet leaves no trace: it is refused as any other.
-    if (service.is_none() && !known) || !is_own(tuple.ends().0, ifindex) {
+    if (service.is_none() && !known) || !is_own(&choice.client.client, ifindex) {
         return NOT_A_SERVICE;
     }
     let known = known && is_known(tuple, choice);

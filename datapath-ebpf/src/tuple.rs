@@ -58,6 +58,9 @@ pub struct Tuple {
     pub to: Ends,
     /// The packet's IPv4 header. Of a plain packet it is here only while the packet is being readdressed.
     pub ip: Ipv4,
+    /// The addresses of the lower and the higher end as the slow path's maps have them, from [`Tuple::spell`] on: the slow path
+    /// takes references to them, and its stack has no room for copies.
+    spelt: [Addr; 2],
     /// Bytes of the packet that could not be read in their place.
     copy: [u8; COPY],
 }
@@ -309,8 +312,7 @@ impl Tuple {
     /// A packet to a Service is one to this backend: `key` becomes that of the flow between the two.
     #[inline(always)]
     pub fn lead_to(&mut self, backend: [u8; 4], port_be: [u8; 2]) {
-        let (from, service) = self.ends();
-        let (src, service) = (from.v4(), service.v4());
+        let (src, service) = self.ends_v4();
         let (src_port, dst_port) = self.ends_ports();
         self.nat = service;
         self.nat_port_be = dst_port;
@@ -334,7 +336,7 @@ impl Tuple {
         if self.has(Self::TO_BACKEND) {
             return;
         }
-        let (src, dst) = (self.ends().0.v4(), self.ends().1.v4());
+        let (src, dst) = self.ends_v4();
         let dst = if same(dst, Addr::GATEWAY.v4()) { src } else { dst };
         self.to = Ends { src: service, dst, src_port: port_be, dst_port: self.ends_ports().1 };
         self.flags |= Self::FROM_SERVICE;
@@ -350,14 +352,29 @@ impl Tuple {
 
     /// Sender and receiver.
     #[inline(always)]
-    pub fn ends(&self) -> (&Addr, &Addr) {
-        self.ends_of(self.half)
+    pub fn ends(&self) -> (Addr, Addr) {
+        let (src, dst) = self.ends_v4();
+        (Addr::from_v4(src), Addr::from_v4(dst))
     }
 
-    /// Sender and receiver of a half.
+    /// Sender and receiver, network byte order.
     #[inline(always)]
-    pub fn ends_of(&self, half: u32) -> (&Addr, &Addr) {
-        if half == 0 { (&self.key.low, &self.key.high) } else { (&self.key.high, &self.key.low) }
+    pub fn ends_v4(&self) -> ([u8; 4], [u8; 4]) {
+        let (low, high) = (&self.key.low_v4, &self.key.high_v4);
+        if self.half == 0 { (*low, *high) } else { (*high, *low) }
+    }
+
+    /// Spells the addresses out, for [`Tuple::spelt`].
+    #[inline(always)]
+    pub fn spell(&mut self) {
+        self.spelt = [self.key.low(), self.key.high()];
+    }
+
+    /// Sender and receiver of a half, as they were last spelt out.
+    #[inline(always)]
+    pub fn spelt(&self, half: u32) -> (&Addr, &Addr) {
+        let [low, high] = &self.spelt;
+        if half == 0 { (low, high) } else { (high, low) }
     }
 
     /// The sender's and the receiver's port, network byte order.

@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_flow_reads_in_the_direction_in_which_it_was_opened() {
         let (low, high) = (Addr::from_v4([10, 0, 0, 1]), Addr::from_v4([10, 0, 0, 2]));
-        let key = FlowKey { low, high, low_port_be: [0, 80], high_port_be: [0x10, 0], protocol: 6, pad: [0; 3] };
+        let key = FlowKey::between((low, 80), (high, 0x1000), 6);
         let half = |packets, last_seen| Half { packets, last_seen, ..Half::default() };
         let flow = Flow { halves: [half(3, 90), half(5, 95)], opener: 1, opened: 60, ..Flow::default() };
         let name = |addr: Addr| (addr == low).then(|| "default/web".to_owned());

@@ -140,8 +140,8 @@ fn entrance(
 
 fn judged(key: &FlowKey, flow: &Flow) -> Judged {
     let (to, port, half) = match flow.opener {
-        0 => (key.high, key.high_port(), flow.halves[0]),
-        _ => (key.low, key.low_port(), flow.halves[1]),
+        0 => (key.high(), key.high_port(), flow.halves[0]),
+        _ => (key.low(), key.low_port(), flow.halves[1]),
     };
     Judged { to: to.into(), port, verdict: flow.verdict, half, origins: flow.origins }
 }
@@ -154,8 +154,8 @@ fn live_flows(live: &Maps, opening: Opening) -> Result<[usize; 2]> {
         let batch = live.flows.batch(from, BATCH)?;
         for (key, flow) in &batch.entries {
             let (src, dst, port) = match flow.opener {
-                0 => (key.low, key.high, key.high_port()),
-                _ => (key.high, key.low, key.low_port()),
+                0 => (key.low(), key.high(), key.high_port()),
+                _ => (key.high(), key.low(), key.low_port()),
             };
             if flow.verdict == FlowVerdict::Translated {
                 continue;

@@ -191,7 +191,7 @@ mod tests {
     fn key(number: u32) -> FlowKey {
         let [a, b, c, d] = number.to_be_bytes();
         let (low, high) = (Addr::from_v4([10, 0, a, b]), Addr::from_v4([10, 1, 0, 1]));
-        FlowKey { low, high, low_port_be: [c, d], high_port_be: [0, 80], protocol: TCP, pad: [0; 3] }
+        FlowKey::between((low, u16::from_be_bytes([c, d])), (high, 80), TCP)
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         let entry = FlowKey::between(client, service, TCP);
         let leads = Flow {
             verdict: FlowVerdict::Translated,
-            opener: u32::from(entry.low != client.0),
+            opener: u32::from(entry.low() != client.0),
             nat: backend.0,
             nat_port_be: 8_080_u16.to_be_bytes(),
             ..Flow::default()

@@ -115,7 +115,7 @@ mod tests {
 
     fn key(protocol: u8) -> FlowKey {
         let (low, high) = (Addr::from_v4([10, 0, 0, 1]), Addr::from_v4([10, 0, 0, 2]));
-        FlowKey { low, high, low_port_be: [0, 1], high_port_be: [0, 2], protocol, pad: [0; 3] }
+        FlowKey::between((low, 1), (high, 2), protocol)
     }
 
     fn flow(packets: [u64; 2], flags: [u8; 2], last_seen: u32) -> Flow {

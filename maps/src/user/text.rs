@@ -139,16 +139,16 @@ impl fmt::Display for RuleKey {
 }
 
 impl FlowKey {
-    /// The key of the flow between two ends, each an address and a port.
+    /// The key of the flow between two ends, each an IPv4 address and a port.
     pub fn between(a: (Addr, u16), b: (Addr, u16), protocol: u8) -> Self {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
         let [low_port_be, high_port_be] = [low.1, high.1].map(u16::to_be_bytes);
-        Self { low: low.0, high: high.0, low_port_be, high_port_be, protocol, pad: [0; 3] }
+        Self { low_v4: low.0.v4(), high_v4: high.0.v4(), low_port_be, high_port_be, protocol, pad: [0; 3] }
     }
 
     /// The two ends of the flow, who opened it first.
     pub fn ends(&self, opener: u32) -> [(Addr, u16); 2] {
-        let (low, high) = ((self.low, self.low_port()), (self.high, self.high_port()));
+        let (low, high) = ((self.low(), self.low_port()), (self.high(), self.high_port()));
         if opener == 0 { [low, high] } else { [high, low] }
     }
 
@@ -165,7 +165,7 @@ impl FlowKey {
 
 impl fmt::Display for FlowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { low, high, protocol, .. } = *self;
+        let (low, high, protocol) = (self.low(), self.high(), self.protocol);
         write!(f, "{} {low}:{} {high}:{}", protocol_name(protocol), self.low_port(), self.high_port())
     }
 }

@@ -86,15 +86,7 @@ fn ask(datapath: &mut Datapath, every: u32) -> Result<BTreeSet<Ipv4Addr>> {
         let mut options = TestRunOptions::new();
         options.data_in = Some(&packet);
         datapath.program(Hook::FromWorkload)?.test_run(options).context("running the program")?;
-        // The lower end first.
-        let flow = FlowKey {
-            low: SERVICE.into(),
-            high: POD.into(),
-            low_port_be: PORT.to_be_bytes(),
-            high_port_be: port.to_be_bytes(),
-            protocol: UDP,
-            pad: [0; 3],
-        };
+        let flow = FlowKey::between((POD.into(), port), (SERVICE.into(), PORT), UDP);
         let flow = datapath.maps.flows.get(&flow)?.with_context(|| format!("nothing was chosen for port {port}"))?;
         chosen.insert(flow.nat.v4().into());
     }

@@ -120,7 +120,7 @@ fn nothing_is_sent_and_nothing_is_changed_and_no_agent_is_needed() {
             }
             let (client, near) = (lab.pod("client")?.address, lab.pod("near")?.address);
             let flows = maps.flows.keys()?;
-            let ours = flows.iter().filter(|key| [key.low, key.high].contains(&client.into()) && key.protocol == 6);
+            let ours = flows.iter().filter(|key| [key.low(), key.high()].contains(&client.into()) && key.protocol == 6);
             let denied = maps.drops(DropReason::IngressDenied)?.packets + maps.drops(DropReason::EgressDenied)?.packets;
             let slot = maps.endpoints.get(&near.into())?.context("the pod has an endpoint")?;
             let rest = (maps.config.get(&0)?, maps.enforcement.get(&slot.slot)?, maps.rules.keys()?.len());

@@ -112,14 +112,8 @@ fn opens_tcp(from: &Place, to: &Place) -> Result<bool> {
 /// An established connection of two machines in the range for benchmarks (RFC 2544), which nobody here has.
 fn foreign(number: u32, seconds: u32) -> (FlowKey, Flow) {
     let [first, second, high, low] = number.to_be_bytes();
-    let key = FlowKey {
-        low: Ipv4Addr::new(198, 18, first, second).into(),
-        high: Ipv4Addr::new(198, 19, 0, 1).into(),
-        low_port_be: [high, low],
-        high_port_be: 80_u16.to_be_bytes(),
-        protocol: TCP,
-        pad: [0; 3],
-    };
+    let one = Ipv4Addr::new(198, 18, first, second).into();
+    let key = FlowKey::between((one, u16::from_be_bytes([high, low])), (Ipv4Addr::new(198, 19, 0, 1).into(), 80), TCP);
     let half = Half { packets: 5, bytes: 500, last_seen: seconds, tcp_flags: SYN | ACK, ..Half::default() };
     (key, Flow { halves: [half; 2], verdict: FlowVerdict::Allowed, opened: seconds, ..Flow::default() })
 }
@@ -170,7 +164,7 @@ fn established(maps: &Maps, from: &Place, to: &Place) -> Result<(FlowKey, Flow)>
     loop {
         let batch = maps.flows.batch(from, 4_096)?;
         let of_both = |(key, flow): &&(FlowKey, Flow)| {
-            (key.low, key.high) == (ends[0].min(ends[1]), ends[0].max(ends[1]))
+            (key.low(), key.high()) == (ends[0].min(ends[1]), ends[0].max(ends[1]))
                 && key.protocol == TCP
                 && flow.halves.iter().all(|half| half.packets > 1 && half.tcp_flags & (FIN | RST) == 0)
         };

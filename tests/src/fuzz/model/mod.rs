@@ -168,14 +168,7 @@ impl Key {
     /// As the map has it.
     pub fn in_map(&self) -> FlowKey {
         let Self { low, high, protocol } = *self;
-        FlowKey {
-            low: low.ip.into(),
-            high: high.ip.into(),
-            low_port_be: low.port.to_be_bytes(),
-            high_port_be: high.port.to_be_bytes(),
-            protocol,
-            pad: [0; 3],
-        }
+        FlowKey::between((low.ip.into(), low.port), (high.ip.into(), high.port), protocol)
     }
 
     /// Sender and receiver of a half.
