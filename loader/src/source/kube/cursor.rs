@@ -66,6 +66,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause while there is no connection: how late we can notice that the server is back. Such a try costs it
 /// nothing.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(8);
+/// The longest pause while connections are taken and nothing is said: about as long as the answer was waited for.
+const SILENT_PAUSE: Duration = Duration::from_secs(15);
 /// The shortest pause when the server asked for one (429).
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// The pause after the end of a watch that worked, at most: a server that stops ends all watches at once.
@@ -123,7 +125,7 @@ impl Cursor {
         self.looks_in_vain = 0;
     }
 
-    /// A watch has ended as watches do, after having `lived` so long. How long to wait; `chance` is in 0..1.
+    /// A watch has ended as watches do, after having `lived` so long since it was answered. How long to wait; `chance` is in 0..1.
     pub(super) fn ended(&mut self, lived: Duration, chance: f64) -> Duration {
         if matches!(self.ask, Ask::Changes { .. }) && lived >= STEADY {
             self.failures = 0;
@@ -153,7 +155,7 @@ impl Cursor {
         Ok(())
     }
 
-    /// A request, or a watch that had `lived` so long, has failed. How long to wait; `chance` is in 0..1.
+    /// A request, or a watch that had `lived` so long since it was answered, has failed. How long to wait; `chance` is in 0..1.
     pub(super) fn failed(&mut self, reason: Reason, lived: Duration, chance: f64) -> Duration {
         match (reason, &self.ask) {
             (Reason::Absent, _) => return self.absent(chance),
@@ -171,7 +173,11 @@ impl Cursor {
             (_, Ask::Pages) => self.ask = Ask::Stream { no_older_than: None },
             _ => {}
         }
-        let longest = if reason == Reason::Unreachable { UNREACHABLE_PAUSE } else { LONGEST_PAUSE };
+        let longest = match reason {
+            Reason::Unreachable => UNREACHABLE_PAUSE,
+            Reason::Silent => SILENT_PAUSE,
+            _ => LONGEST_PAUSE,
+        };
         let pause = self.pause(lived, longest, chance);
         if reason == Reason::Busy { pause.max(BUSY_PAUSE.mul_f64(0.5 + chance)) } else { pause }
     }
@@ -188,16 +194,16 @@ impl Cursor {
         exponential(self.looks_in_vain, ABSENT_PAUSE, chance)
     }
 
-    /// A pause that doubles with each failure in a row. It is never longer than the last watch for changes worked: who cuts
-    /// it every few seconds must not make us deaf for longer than that.
+    /// A pause that doubles with each failure in a row. It is no longer (but for chance) than the last watch for changes worked: who
+    /// cuts it every few seconds must not make us deaf for longer than that.
     fn pause(&mut self, lived: Duration, longest: Duration, chance: f64) -> Duration {
         let worked = if matches!(self.ask, Ask::Changes { .. }) { lived } else { Duration::ZERO };
         if worked >= STEADY {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        let pause = exponential(self.failures, longest, chance);
-        if worked.is_zero() { pause } else { pause.min(worked.max(FIRST_PAUSE)) }
+        let longest = if worked.is_zero() { longest } else { longest.min(worked.max(FIRST_PAUSE)) };
+        exponential(self.failures, longest, chance)
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) struct Watch {
     inbox: Arc<Inbox>,
     cursor: Cursor,
     client: Option<Client>,
+    /// Since when the server has been answering the request that is under way, if that is a watch.
+    answering: Option<Instant>,
     /// Whether objects of the kind are known, from the server or from an earlier run.
     some_known: bool,
     /// The node that we are on.
@@ -79,7 +81,17 @@ impl Watch {
         inbox: Arc<Inbox>,
         some_known: bool,
     ) -> Self {
-        Self { kind, connect, patience, inbox, cursor: Cursor::new(), client: None, some_known, node: Box::default() }
+        Self {
+            kind,
+            connect,
+            patience,
+            inbox,
+            cursor: Cursor::new(),
+            client: None,
+            answering: None,
+            some_known,
+            node: Box::default(),
+        }
     }
 
     /// On this node.
@@ -100,9 +112,10 @@ impl Watch {
 
     /// One request, to its end. How long to wait before the next.
     async fn once(&mut self) -> Duration {
-        let started = Instant::now();
+        self.answering = None;
         let end = self.request().await;
-        let lived = started.elapsed();
+        // A watch that was refused has not lived, however long the refusal took.
+        let lived = self.answering.map_or(Duration::ZERO, |since| since.elapsed());
         match end {
             Ok(End::Asked) => Duration::ZERO,
             Ok(End::Closed) => self.cursor.ended(lived, chance()),
@@ -187,6 +200,7 @@ impl Watch {
         let request = Request::new(self.kind.path()).watch(&params, version).map_err(malformed)?;
         let answer = in_time(self.patience.answer, client.request_stream(request)).await?;
         let mut lines = pin!(answer.map_err(|error| Failure::of(&error))?);
+        self.answering = Some(Instant::now());
         self.answered();
         let mut list = BTreeMap::new();
         let mut line = Vec::new();

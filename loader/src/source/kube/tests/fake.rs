@@ -27,6 +27,8 @@ pub(super) enum Reply {
     Status(u16, String),
     /// Nothing at all, for ever.
     Silence,
+    /// The end of the connection.
+    HangUp,
 }
 
 /// A request.
@@ -208,6 +210,7 @@ async fn send(mut stream: TcpStream, reply: Reply) {
     let head = |status| format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n");
     match reply {
         Reply::Silence => std::future::pending().await,
+        Reply::HangUp => {}
         // The client may have gone.
         Reply::Status(status, body) => drop(stream.write_all((head(status) + &body).as_bytes()).await),
         Reply::Lines(lines, mut more) => {
