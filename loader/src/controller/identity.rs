@@ -10,7 +10,7 @@ use crate::crd::{ClusterInformation, ClusterInformationSpec, DEFAULT_CLUSTER};
 use crate::ipam::retry::random;
 use crate::ipam::store::{Store, StoreError};
 
-/// As Calico describes a cluster whose objects are in the Kubernetes API (node, lifecycle/startup).
+/// As Calico describes a cluster whose objects are in the Kubernetes API (its manifests' `CLUSTER_TYPE`), and that it is ours.
 const CLUSTER_TYPE: &str = "k8s,kdd,margay";
 
 /// Writes the description where there is none.

@@ -1,7 +1,8 @@
 //! The controller: takes back what deleted nodes and pods left behind.
 //!
-//! In: the Kubernetes API. Out: fewer addresses, handles and affinities in it, and a description of the cluster ([`identity`]). Never: anything taken away on a first look. What looks
-//! abandoned must look so again after a while, in a pass that could read everything, and once more a moment before.
+//! In: the Kubernetes API. Out: fewer addresses, handles and affinities in it, and a description of the cluster ([`identity`]).
+//! Never: anything taken away on a first look. What looks abandoned must look so again after a while, in a pass that could read
+//! everything, and once more a moment before.
 //!
 //! One controller of a cluster works at a time, the one that holds a Lease ([`lease`]). Two that both believe they hold it do
 //! no harm: each write compares the object with what was seen.
