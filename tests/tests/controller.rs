@@ -49,11 +49,11 @@ async fn test(control_plane: &ControlPlane) -> Result<()> {
     let tunnel = Ipam::new(client.clone(), "node-a").tunnel_address(Family::V4).await?;
     Ipam::new(client.clone(), "node-b").tunnel_address(Family::V4).await?;
 
-    let (code, text) = cluster.margay(&["ipam", "check"])?;
+    let (code, text) = cluster.control_plane.margay(&["ipam", "check"])?;
     ensure!(code == 0 && text.trim() == "nothing is wrong", "{code}: {text}");
-    let (code, json) = cluster.margay(&["ipam", "check", "-o", "json"])?;
+    let (code, json) = cluster.control_plane.margay(&["ipam", "check", "-o", "json"])?;
     ensure!(code == 0 && serde_json::from_str::<Value>(&json)? == json!([]), "{code}: {json}");
-    let (code, text) = cluster.margay(&["ipam", "show", "--addresses"])?;
+    let (code, text) = cluster.control_plane.margay(&["ipam", "show", "--addresses"])?;
     for part in ["10.88.0.0/16", &stays.to_string(), "Pod default/stays", "node-b", "vxlanTunnelAddress"] {
         ensure!(code == 0 && text.contains(part), "{part} is not in\n{text}");
     }
@@ -65,7 +65,7 @@ async fn test(control_plane: &ControlPlane) -> Result<()> {
     cluster.delete::<Pod>("elsewhere").await?;
     Api::<Node>::all(client.clone()).delete("node-b", &DeleteParams::default()).await?;
 
-    let (code, json) = cluster.margay(&["ipam", "check", "-o", "json"])?;
+    let (code, json) = cluster.control_plane.margay(&["ipam", "check", "-o", "json"])?;
     let problems: Value = serde_json::from_str(&json)?;
     let names: Vec<&str> = problems.as_array().into_iter().flatten().filter_map(|p| p["object"].as_str()).collect();
     ensure!(code == 3, "{code}: {json}");
@@ -73,9 +73,9 @@ async fn test(control_plane: &ControlPlane) -> Result<()> {
         ensure!(names.contains(&part.to_string().as_str()), "{part} is not in {names:?}");
     }
     ensure!(names.iter().any(|name| name.starts_with("BlockAffinity node-b-")), "{names:?}");
-    let (code, text) = cluster.margay(&["ipam", "check"])?;
+    let (code, text) = cluster.control_plane.margay(&["ipam", "check"])?;
     ensure!(code == 3 && text.contains("its pod is gone") && text.contains("its pod has finished"), "{code}: {text}");
-    let (_, json) = cluster.margay(&["ipam", "show", "-o", "json"])?;
+    let (_, json) = cluster.control_plane.margay(&["ipam", "show", "-o", "json"])?;
     let shown: Value = serde_json::from_str(&json)?;
     let state = |ip: IpAddr| {
         let addresses = shown["addresses"].as_array().into_iter().flatten();
@@ -99,7 +99,7 @@ async fn test(control_plane: &ControlPlane) -> Result<()> {
     patient.signal(Signal::SIGKILL)?;
     cluster.wait_for_holder(Some(&first)).await?;
     eventually("nothing is wrong any more", TAKEN_BACK, || {
-        let (code, text) = cluster.margay(&["ipam", "check"])?;
+        let (code, text) = cluster.control_plane.margay(&["ipam", "check"])?;
         ensure!(code == 0, "{text}");
         Ok(())
     })?;
@@ -215,15 +215,6 @@ impl<'a> Cluster<'a> {
         let mut command = Command::new(&self.binary);
         command.args(["controller", "--interval=1", &format!("--grace={grace}"), "--kubeconfig"]).arg(kubeconfig);
         Ok(Controller(command.stdin(Stdio::null()).spawn()?.into()))
-    }
-
-    /// What a command answers, and with which exit code.
-    fn margay(&self, args: &[&str]) -> Result<(i32, String)> {
-        let mut command = Command::new(&self.binary);
-        let output = command.args(args).env("KUBECONFIG", self.control_plane.kubeconfig()).output()?;
-        let code = output.status.code().context("it was killed")?;
-        ensure!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok((code, String::from_utf8(output.stdout)?))
     }
 }
 

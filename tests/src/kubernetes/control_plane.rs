@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ use super::{
     port::Port,
     programs, teardown,
 };
-use crate::{lab::require_root, names::LabName, netns::Namespace, rundir::replace_file};
+use crate::{agent::find_binary, lab::require_root, names::LabName, netns::Namespace, rundir::replace_file};
 
 /// Addresses of Services.
 pub const SERVICES: &str = "10.96.0.0/16";
@@ -277,6 +277,27 @@ impl ControlPlane {
         let mut command = Command::new(programs::path("kubectl")?);
         command.env("KUBECONFIG", self.kubeconfig()).args(args);
         Ok(command)
+    }
+
+    /// Calico's calicoctl, as administrator.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn calicoctl(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(programs::path("calicoctl")?);
+        command.env("DATASTORE_TYPE", "kubernetes").env("KUBECONFIG", self.kubeconfig()).args(args);
+        Ok(command)
+    }
+
+    /// What a command of margay answers to the administrator, and with which exit code.
+    ///
+    /// # Errors
+    /// There is no such binary, or it says anything on standard error.
+    pub fn margay(&self, args: &[&str]) -> Result<(i32, String)> {
+        let output = Command::new(find_binary()?).args(args).env("KUBECONFIG", self.kubeconfig()).output()?;
+        let code = output.status.code().context("it was killed")?;
+        ensure!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok((code, String::from_utf8(output.stdout)?))
     }
 
     /// etcd: to be stopped, frozen (SIGSTOP, SIGCONT) or killed. [`ControlPlane::start_etcd`] starts it again.

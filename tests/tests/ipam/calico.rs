@@ -14,10 +14,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use margay_lab::{
-    agent::find_binary,
-    kubernetes::{ControlPlane, programs},
-};
+use margay_lab::kubernetes::{ControlPlane, programs};
 use margay_loader::{
     crd::{IpamBlock, IpamConfig, IpamHandle},
     ipam::{Family, Ipam, NETWORK, PodRequest, pod_handle},
@@ -74,7 +71,7 @@ async fn read_by_calico(both: &Both<'_>) -> Result<()> {
     let lost = both.margay(NODE).assign(&request("lost")).await?[0].addr();
     let report = both.calicoctl(&["ipam", "check", "--show-problem-ips"])?;
     ensure!(report.contains(&format!("{lost} leaked")) && report.contains("found 1 problems"), "{report}");
-    let (code, report) = both.margay_check()?;
+    let (code, report) = both.control_plane.margay(&["ipam", "check"])?;
     ensure!(code == 3 && report.contains(&lost.to_string()), "{report}");
 
     // What calicoctl takes back is free for Margay.
@@ -97,7 +94,7 @@ async fn written_by_calico(both: &Both<'_>) -> Result<()> {
     ensure!(cidr.contains(&ours) && cidr.contains(&next) && !cidr.contains(&far), "{cidr}: {ours} {next} {far}");
     ensure!(BTreeSet::from([theirs, ours, next, far]).len() == 4);
     both.is_well()?;
-    let (code, shown) = both.margay_ipam(&["show", "--addresses"])?;
+    let (code, shown) = both.control_plane.margay(&["ipam", "show", "--addresses"])?;
     ensure!(code == 0 && shown.contains("Pod default/theirs") && shown.contains("Pod default/ours"), "{shown}");
 
     // Each takes back what the other gave.
@@ -251,7 +248,7 @@ impl<'a> Both<'a> {
     fn is_well(&self) -> Result<()> {
         let report = self.calicoctl(&["ipam", "check", "--show-problem-ips"])?;
         ensure!(report.contains("Check complete; found 0 problems."), "calicoctl ipam check:\n{report}");
-        let (code, report) = self.margay_check()?;
+        let (code, report) = self.control_plane.margay(&["ipam", "check"])?;
         ensure!(code == 0, "margay ipam check:\n{report}");
         Ok(())
     }
@@ -265,9 +262,7 @@ impl<'a> Both<'a> {
     }
 
     fn run_calicoctl(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut command = Command::new(programs::path("calicoctl")?);
-        command.args(args).env("DATASTORE_TYPE", "kubernetes").env("KUBECONFIG", self.control_plane.kubeconfig());
-        run(&mut command, input).with_context(|| format!("calicoctl {}", args.join(" ")))
+        run(&mut self.control_plane.calicoctl(args)?, input).with_context(|| format!("calicoctl {}", args.join(" ")))
     }
 
     /// Calico's address plugin, as its main plugin calls it, for a pod whose sandbox has its name. ADD answers with the
@@ -291,17 +286,6 @@ impl<'a> Both<'a> {
         let answer: Value = serde_json::from_str(&answer)?;
         let address = answer["ips"][0]["address"].as_str().and_then(|a| a.split('/').next()?.parse().ok());
         Ok(Some(address.with_context(|| format!("no address in {answer}"))?))
-    }
-
-    fn margay_check(&self) -> Result<(i32, String)> {
-        self.margay_ipam(&["check"])
-    }
-
-    fn margay_ipam(&self, args: &[&str]) -> Result<(i32, String)> {
-        let mut command = Command::new(find_binary()?);
-        command.arg("ipam").args(args).env("KUBECONFIG", self.control_plane.kubeconfig());
-        let output = command.output()?;
-        Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Margay comes by `kubectl apply -k`, is replaced by a new one, and goes by `kubectl delete -k` and `margay uninstall`.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::{
-    kubernetes::{ControlPlane, KubeCluster, KubeNode, programs, traces},
+    kubernetes::{ControlPlane, KubeCluster, KubeNode, traces},
     observe::eventually,
 };
 use margay_test_images::client::ask_all;
@@ -90,9 +90,7 @@ pub fn nothing_is_wrong_with_addresses(suite: &mut Suite) -> Result<()> {
     let found = kubectl(control_plane, "--namespace=kube-system exec daemonset/margay-agent -- /margay ipam check")?;
     ensure!(found.trim() == "nothing is wrong", "margay ipam check: {found}");
     // The controller has described the cluster, which calicoctl asks for first.
-    let mut calicoctl = Command::new(programs::path("calicoctl")?);
-    calicoctl.args(["ipam", "check", "--show-problem-ips"]).env("DATASTORE_TYPE", "kubernetes");
-    let output = calicoctl.env("KUBECONFIG", control_plane.kubeconfig()).output()?;
+    let output = control_plane.calicoctl(&["ipam", "check", "--show-problem-ips"])?.output()?;
     let found = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success() && found.contains("found 0 problems"), "calicoctl ipam check: {output:?}");
     Ok(())
