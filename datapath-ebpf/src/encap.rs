@@ -12,9 +12,11 @@ use network_types::{eth::EthHdr, ip::Ipv4Hdr, udp::UdpHdr};
 
 use crate::{
     count::Verdict,
+    flow::Course,
     ipv4::{ETHER_IPV4, Ipv4},
     lookup::Aligned,
     packet::{Packet, put_mac},
+    words::{same, word},
 };
 
 /// All that stands before the inner IPv4 header on the wire.
@@ -114,18 +116,19 @@ pub fn fits(packet: &Packet, ip: &Ipv4, mtu: u32) -> bool {
 
 /// Sends a checked, plain packet to the node that its half of the flow names.
 #[inline(always)]
-pub fn send(packet: &mut Packet, ip: &Ipv4, to: &Half, config: &Config) -> Result<Verdict, DropReason> {
+pub fn send(packet: &mut Packet, ip: &Ipv4, course: Course, config: &Config) -> Result<Verdict, DropReason> {
     if !config.features.has(Features::OWN_ENCAP) {
         Ipv4::decrement_ttl(packet, EthHdr::LEN)?;
         // `to_overlay` does the rest there.
         // SAFETY: a plain call; out by the overlay device.
         return Ok(Verdict::redirect(Outcome::Encapsulated, unsafe { bpf_redirect(config.overlay_ifindex, 0) }));
     }
+    let to = course.half;
     let hash = packet.hash();
     let id = identification(to.packets, hash);
     packet.grow(OVERHEAD, config.features.has(Features::ENCAP_L2_ETH))?;
     write(packet, &outer_ip(packet, ip.tos, id, to, config), hash, to, config)?;
-    Ok(Verdict::redirect(Outcome::Encapsulated, hand_over(to)))
+    Ok(Verdict::redirect(Outcome::Encapsulated, hand_over(to.ifindex, course.flow.next_hop_v4)))
 }
 
 /// The identification of a flow's outer packets, each of which has its own, so that a path which cuts them does not mix up the
@@ -138,18 +141,18 @@ fn identification(packets: u64, hash: u32) -> u16 {
     (packets as u32).wrapping_mul(SEGMENTS).wrapping_add(hash) as u16
 }
 
-/// Hands the packet to the neighbour that the half names. Without one the kernel looks it up, for each packet.
+/// Hands the packet to the neighbour on the uplink. Without one the kernel looks it up, for each packet.
 #[inline(always)]
-fn hand_over(to: &Half) -> i64 {
-    if !to.next_hop.is_v4() {
+fn hand_over(ifindex: u32, next_hop: [u8; 4]) -> i64 {
+    if same(next_hop, [0; 4]) {
         // SAFETY: a plain call.
-        return unsafe { bpf_redirect_neigh(to.ifindex, core::ptr::null_mut(), 0, 0) };
+        return unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
     }
     // `struct bpf_redir_neigh`, in words: the compiler would clear it by a loop over bytes.
-    let mut neighbour = Aligned([AF_INET, u32::from_ne_bytes(to.next_hop.v4()), 0, 0, 0]);
+    let mut neighbour = Aligned([AF_INET, word(next_hop), 0, 0, 0]);
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: `neighbour` is as long as the size given.
-    unsafe { bpf_redirect_neigh(to.ifindex, (&raw mut neighbour).cast(), size, 0) }
+    unsafe { bpf_redirect_neigh(ifindex, (&raw mut neighbour).cast(), size, 0) }
 }
 
 /// The outer IPv4 header of a packet that has been given room for it.
@@ -166,7 +169,7 @@ fn outer_ip(packet: &Packet, tos: u8, id: u16, to: &Half, config: &Config) -> Ip
         proto: UDP,
         check: [0; 2],
         src_addr: config.node.v4(),
-        dst_addr: to.node.v4(),
+        dst_addr: to.node_v4,
     };
     ip.check = checksum(&ip);
     ip

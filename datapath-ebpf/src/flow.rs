@@ -31,10 +31,28 @@ pub enum Refusal {
     NoEndpoints,
 }
 
+/// How a packet that may pass goes on.
+#[derive(Clone, Copy)]
+pub struct Course {
+    /// Its flow.
+    pub flow: &'static Flow,
+    /// The half of it that the packet belongs to.
+    pub half: &'static Half,
+}
+
+// === impl Course ===
+
+impl Course {
+    #[inline(always)]
+    fn new(flow: &'static Flow, half: u32) -> Self {
+        Self { flow, half: if half == 0 { &flow.halves[0] } else { &flow.halves[1] } }
+    }
+}
+
 /// What the table knows of a packet's flow.
 enum Found {
     /// The packet passes.
-    Half(&'static Half),
+    Course(Course),
     /// It does not.
     Denied(FlowVerdict),
     /// It is for a Service, and this backend stands for it.
@@ -43,9 +61,9 @@ enum Found {
     Nothing,
 }
 
-/// The half of the packet's flow, if it may pass. `bytes`: its length.
+/// How the packet goes on, if it may pass. `bytes`: its length.
 #[inline(always)]
-pub fn follow(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Half, Refusal> {
+pub fn follow(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<Course, Refusal> {
     let mut found = look_up(tuple, arrival, bytes);
     if let Arrival::Workload(ifindex) = arrival
         && lead_to_backend(tuple, &found, ifindex)?
@@ -53,7 +71,7 @@ pub fn follow(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'stati
         found = look_up(tuple, arrival, bytes);
     }
     match found {
-        Found::Half(half) => Ok(half),
+        Found::Course(course) => Ok(course),
         Found::Denied(verdict) => Err(Refusal::Drop(denial(verdict))),
         Found::Backend(_) | Found::Nothing => follow_new(tuple, arrival, bytes),
     }
@@ -63,9 +81,9 @@ pub fn follow(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'stati
 #[inline(always)]
 fn lead_to_backend(tuple: &mut Tuple, found: &Found, ifindex: u32) -> Result<bool, Refusal> {
     match found {
-        Found::Half(_) | Found::Denied(_) => return Ok(false),
+        Found::Course(_) | Found::Denied(_) => return Ok(false),
         Found::Backend(flow) if !tuple.has(Tuple::OPENS) && is_choice_current(flow) => {
-            tuple.lead_to(flow.nat.v4(), flow.nat_port_be);
+            tuple.lead_to(flow.nat_v4, flow.nat_port_be);
             return Ok(true);
         }
         Found::Backend(_) | Found::Nothing => {}
@@ -94,7 +112,7 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
     let flow: &'static mut Flow = unsafe { &mut *flow };
     let verdict = flow.verdict;
     if verdict == FlowVerdict::Translated {
-        if flow.opener != tuple.half {
+        if flow.opener.half() != tuple.half {
             return Found::Nothing;
         }
         count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
@@ -103,12 +121,12 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
     if !is_current(flow) {
         return Found::Nothing;
     }
-    let is_opener = flow.opener == tuple.half;
+    let is_opener = flow.opener.half() == tuple.half;
     if verdict != FlowVerdict::Allowed {
         if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
             let half = half_mut(flow, tuple.half);
             // Whoever is no node has no part in what is remembered; that the last one was a node is.
-            if arrival.is_overlay() && !same(half.node.v4(), tuple.sender) && !is_node(&Addr::from_v4(tuple.sender)) {
+            if arrival.is_overlay() && !same(half.node_v4, tuple.sender) && !is_node(&Addr::from_v4(tuple.sender)) {
                 return Found::Nothing;
             }
             count(half, bytes, tuple.tcp_flags as u8);
@@ -123,11 +141,11 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
     if is_opener && matches!(arrival, Arrival::Workload(_)) && !is_known_as(flow, tuple) {
         return Found::Nothing;
     }
-    let (nat, nat_port_be) = (flow.nat.v4(), flow.nat_port_be);
+    let (nat, nat_port_be) = (flow.nat_v4, flow.nat_port_be);
     let half = half_mut(flow, tuple.half);
     let is_on_its_way = half.way != Way::Unknown
         && half.ifindex_in == arrival.ifindex_in()
-        && (!arrival.is_overlay() || same(half.node.v4(), tuple.sender));
+        && (!arrival.is_overlay() || same(half.node_v4, tuple.sender));
     if !is_on_its_way && !arrival.is_from_stack() {
         return Found::Nothing;
     }
@@ -135,12 +153,12 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
         tuple.come_from(nat, nat_port_be);
     }
     count(half, bytes, tuple.tcp_flags as u8);
-    Found::Half(half)
+    Found::Course(Course::new(flow, tuple.half))
 }
 
 /// The slow path: the first packet of a flow, or of a generation of it.
 #[inline(always)]
-fn follow_new(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'static Half, Refusal> {
+fn follow_new(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<Course, Refusal> {
     // What comes over the overlay is believed from nodes of the cluster alone. That the sender is one is remembered with the way.
     if arrival.is_overlay() && !is_node(&Addr::from_v4(tuple.sender)) {
         return Err(Refusal::Drop(DropReason::UnknownNode));
@@ -153,18 +171,18 @@ fn follow_new(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Result<&'stati
     let Some(flow) = SCRATCH.get_ptr(0) else { return Err(Refusal::Drop(DropReason::NotConfigured)) };
     // SAFETY: this CPU's own element; programs of one CPU do not run within each other at these hooks.
     let flow: &'static Flow = unsafe { &*flow };
-    if flow.opener != tuple.half && !same(flow.nat.v4(), [0; 4]) {
-        tuple.come_from(flow.nat.v4(), flow.nat_port_be);
+    if flow.opener.half() != tuple.half && !same(flow.nat_v4, [0; 4]) {
+        tuple.come_from(flow.nat_v4, flow.nat_port_be);
     }
-    Ok(if tuple.half == 0 { &flow.halves[0] } else { &flow.halves[1] })
+    Ok(Course::new(flow, tuple.half))
 }
 
 /// Whether nothing has changed since the entry was written.
 #[inline(always)]
 pub fn is_current(flow: &Flow) -> bool {
     config().is_some_and(|config| config.generation == flow.generation)
-        && enforcement(flow.slots[0]).is_some_and(|now| now.generation == flow.slot_generations[0])
-        && enforcement(flow.slots[1]).is_some_and(|now| now.generation == flow.slot_generations[1])
+        && enforcement(flow.slots[0] as u32).is_some_and(|now| now.generation == flow.slot_generations[0])
+        && enforcement(flow.slots[1] as u32).is_some_and(|now| now.generation == flow.slot_generations[1])
 }
 
 /// Whether nothing has changed about Services since the backend was chosen.
@@ -176,7 +194,7 @@ fn is_choice_current(flow: &Flow) -> bool {
 /// Whether the opener sends to the address by which it knows the other end.
 #[inline(always)]
 fn is_known_as(flow: &Flow, tuple: &Tuple) -> bool {
-    same(flow.nat.v4(), tuple.nat) && u16::from_ne_bytes(flow.nat_port_be) == u16::from_ne_bytes(tuple.nat_port_be)
+    same(flow.nat_v4, tuple.nat) && u16::from_ne_bytes(flow.nat_port_be) == u16::from_ne_bytes(tuple.nat_port_be)
 }
 
 /// Whether one end has closed the connection: a SYN is a new one.

@@ -11,7 +11,7 @@ use crate::{
     arrival::Arrival,
     count::{Verdict, finish},
     encap::{self, ECN_CE, OVERHEAD, Outer},
-    flow::{Refusal, follow},
+    flow::{Course, Refusal, follow},
     head::{self, Headers},
     ipv4::{ETHER_IPV4, Frame, Ipv4},
     lookup::{config, endpoint, is_node, is_own, route},
@@ -47,11 +47,11 @@ fn try_from_workload(packet: &mut Packet) -> Result<Verdict, DropReason> {
         return Err(DropReason::SpoofedSource);
     }
     match follow(tuple, Arrival::Workload(ifindex), packet.bytes()) {
-        Ok(half) => {
+        Ok(course) => {
             if tuple.has(Tuple::TO_BACKEND) {
                 rewrite(packet, tuple, &ip, IP)?;
             }
-            go(packet, &ip, half, tuple)
+            go(packet, &ip, course, tuple)
         }
         Err(Refusal::NoEndpoints) => reject::answer(packet, tuple, &ip, ifindex),
         Err(refusal) => refused(refusal),
@@ -69,10 +69,10 @@ fn refused(refusal: Refusal) -> Result<Verdict, DropReason> {
 
 /// Sends the packet the way of its flow.
 #[inline(always)]
-fn go(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Result<Verdict, DropReason> {
-    match half.way {
-        Way::Pod => deliver(packet, ip, half, tuple),
-        Way::Node => to_node(packet, ip, half),
+fn go(packet: &mut Packet, ip: &Ipv4, course: Course, tuple: &mut Tuple) -> Result<Verdict, DropReason> {
+    match course.half.way {
+        Way::Pod => deliver(packet, ip, course.half, tuple),
+        Way::Node => to_node(packet, ip, course),
         Way::Host | Way::Unknown => Ok(Verdict::PASS),
     }
 }
@@ -86,8 +86,8 @@ fn deliver(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Re
     put_into_pod(packet, ip, half, tuple)
 }
 
-/// Takes the step that every router takes, addresses the frame to the pod and hands it over. An answer to a Service's client comes from the Service from here on; before,
-/// the host's stack might have had to do with it, which knows the backend alone.
+/// Takes the step that every router takes, addresses the frame to the pod and hands it over. An answer to a Service's client comes from
+/// the Service from here on; before, the host's stack might have had to do with it, which knows the backend alone.
 #[inline(always)]
 fn put_into_pod(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) -> Result<Verdict, DropReason> {
     if tuple.has(Tuple::FROM_SERVICE) {
@@ -104,12 +104,12 @@ fn put_into_pod(packet: &mut Packet, ip: &Ipv4, half: &Half, tuple: &mut Tuple) 
 
 /// To a pod of another node, or to that node itself.
 #[inline(always)]
-fn to_node(packet: &mut Packet, ip: &Ipv4, half: &Half) -> Result<Verdict, DropReason> {
+fn to_node(packet: &mut Packet, ip: &Ipv4, course: Course) -> Result<Verdict, DropReason> {
     let Some(config) = configured() else { return Err(DropReason::NotConfigured) };
     if !ip.is_plain() || !encap::fits(packet, ip, config.overlay_mtu) {
         return Ok(Verdict::PASS);
     }
-    encap::send(packet, ip, half, config)
+    encap::send(packet, ip, course, config)
 }
 
 /// The node's data, once the agent has written it.
@@ -148,7 +148,7 @@ fn arrival_from_stack(packet: &Packet) -> Arrival {
 fn follow_from_stack(packet: &mut Packet, headers: &Headers, arrival: Arrival) -> Result<Verdict, DropReason> {
     let tuple = Tuple::read(packet, headers, IP)?;
     match follow(tuple, arrival, packet.bytes()) {
-        Ok(_half) => {
+        Ok(_course) => {
             if tuple.has(Tuple::FROM_SERVICE) {
                 rewrite(packet, tuple, &headers.ip, IP)?;
             }
@@ -185,7 +185,7 @@ fn try_from_overlay(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let tuple = Tuple::read(packet, &headers, IP)?;
     tuple.sender = remote.v4();
     match follow(tuple, Arrival::Overlay, packet.bytes()) {
-        Ok(half) => go(packet, &ip, half, tuple),
+        Ok(course) => go(packet, &ip, course, tuple),
         Err(refusal) => refused(refusal),
     }
 }
@@ -265,7 +265,7 @@ fn try_from_uplink(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let tuple = Tuple::read(packet, &headers, IP + OVERHEAD as usize)?;
     tuple.sender = outer.sender;
     let half = match follow(tuple, Arrival::OverlayForPods, packet.bytes() - OVERHEAD) {
-        Ok(half) => half,
+        Ok(course) => course.half,
         Err(refusal) => return refused(refusal),
     };
     if half.way != Way::Pod {

@@ -5,15 +5,18 @@
 
 use margay_maps::{Addr, EndpointKind, Enforcement, Flow, FlowVerdict, Id, Rule, RuleKey};
 
-use crate::lookup::{Aligned, IDENTITIES, NETWORKS, RULES, RuleData, TrieKey, endpoint, enforcement};
-use crate::words::same;
+use crate::{
+    lookup::{Aligned, IDENTITIES, NETWORKS, RULES, RuleData, TrieKey, enforcement},
+    tuple::Party,
+    words::same,
+};
 
 /// A flow that somebody wants to open.
 pub struct Opening<'a> {
     /// Who.
-    pub from: &'a Addr,
+    pub from: &'a Party,
     /// To whom.
-    pub to: &'a Addr,
+    pub to: &'a Party,
     /// Protocol number.
     pub protocol: u8,
     /// The destination port, network byte order; zero where there is none.
@@ -31,15 +34,16 @@ pub fn judge(flow: &mut Flow, opening: &Opening<'_>, opener: u32) {
     let (to, to_generation) = read(to_slot);
     let by_half =
         |of_opener: u32, of_other: u32| if opener == 0 { [of_opener, of_other] } else { [of_other, of_opener] };
-    flow.slots = by_half(from_slot, to_slot);
+    let [low, high] = by_half(from_slot, to_slot);
+    flow.slots = [low as u16, high as u16];
     flow.slot_generations = by_half(from_generation, to_generation);
     flow.origins = [Id::NONE; 2];
     flow.verdict = FlowVerdict::Allowed;
-    if same(opening.from.v4(), opening.to.v4()) {
+    if same(opening.from.addr.v4(), opening.to.addr.v4()) {
         return;
     }
     if !from.egress.is_none() {
-        match allows(from.egress, opening.to, opening) {
+        match allows(from.egress, &opening.to.addr, opening) {
             Some(rule) => flow.origins[0] = rule.origin,
             None => {
                 flow.verdict = FlowVerdict::EgressDenied;
@@ -48,7 +52,7 @@ pub fn judge(flow: &mut Flow, opening: &Opening<'_>, opener: u32) {
         }
     }
     if !to.ingress.is_none() && !opening.by_host {
-        match allows(to.ingress, opening.from, opening) {
+        match allows(to.ingress, &opening.from.addr, opening) {
             Some(rule) => flow.origins[1] = rule.origin,
             None => flow.verdict = FlowVerdict::IngressDenied,
         }
@@ -57,8 +61,8 @@ pub fn judge(flow: &mut Flow, opening: &Opening<'_>, opener: u32) {
 
 /// The slot of a pod of this node; 0 for everybody else.
 #[inline(always)]
-fn slot(addr: &Addr) -> u32 {
-    match endpoint(addr) {
+fn slot(party: &Party) -> u32 {
+    match party.local() {
         Some(local) if local.kind == EndpointKind::Workload => local.slot,
         _ => 0,
     }

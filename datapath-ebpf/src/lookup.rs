@@ -171,11 +171,10 @@ pub fn route(addr: &Addr) -> Option<&'static Route> {
     ROUTES.get(TrieKey::new(128, *addr).get())
 }
 
-/// Whether the address is of a block of this node, and nobody's that is known: of a pod that is gone, or whose programs are
-/// still to be attached.
+/// Whether the address is of a block of this node.
 #[inline(always)]
-pub fn is_nobodys(addr: &Addr) -> bool {
-    endpoint(addr).is_none() && matches!(route(addr), Some(route) if route.kind == RouteKind::Local)
+pub fn is_of_own_block(addr: &Addr) -> bool {
+    matches!(route(addr), Some(route) if route.kind == RouteKind::Local)
 }
 
 /// Whether the address is another node's, whose overlay packets are believed.

@@ -7,7 +7,7 @@
 //! for every state that a program can reach it in, and has a stack of its own.
 
 use margay_maps::{
-    Addr, DropReason, Flow, FlowVerdict, Half, Way,
+    Addr, DropReason, Flow, FlowVerdict, Half, Opener, Way,
     protocol::{SCTP, TCP},
 };
 
@@ -17,16 +17,11 @@ use crate::{
     flow::{Refusal, count, denial, half_mut, is_closed, is_current, is_denial},
     ipv4::is_forwardable,
     judge::{Opening, judge},
-    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, is_nobodys, is_own},
-    tuple::Tuple,
+    lookup::{FLOWS, SCRATCH, TUPLE, clock, config, is_of_own_block},
+    tuple::{Party, Tuple},
     way::{expect_answer, find_way, lead_to_node, way_back},
-    words::{copy_addr, same},
+    words::same,
 };
-
-/// [`Flow::via_stack`]: see there.
-const VIA_STACK: u32 = 1;
-/// Opened by the host itself.
-const BY_HOST: u32 = 2;
 
 /// From here on Linux chooses clients' ports (net/ipv4/af_inet.c, `ip_local_port_range`).
 const FIRST_CLIENT_PORT: u16 = 32_768;
@@ -93,7 +88,7 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     };
     // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
     let (tuple, new) = unsafe { (&mut *tuple, &mut *scratch) };
-    tuple.spell();
+    tuple.look_up_ends();
     let tuple = &*tuple;
     clear(new);
     // SAFETY: as in `look_up`.
@@ -109,10 +104,10 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     }
     new.generation = config().map_or(0, |config| config.generation);
     new.opened = clock();
-    new.opener = tuple.half;
-    new.via_stack = match arrival {
-        Arrival::Stack => VIA_STACK,
-        Arrival::Host => BY_HOST,
+    new.opener = Opener::of_half(tuple.half);
+    new.opener.bits |= match arrival {
+        Arrival::Stack => Opener::VIA_STACK,
+        Arrival::Host => Opener::BY_HOST,
         _ => 0,
     };
     let mut judged = false;
@@ -120,8 +115,8 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     let mut others = false;
     let mut is_new = true;
     if let Some(flow) = allowed {
-        others = flow.opener != tuple.half;
-        via_stack = flow.via_stack == VIA_STACK;
+        others = flow.opener.half() != tuple.half;
+        via_stack = flow.opener.has(Opener::VIA_STACK);
         if !tuple.has(Tuple::OPENS) || (!others && !is_closed(flow)) {
             judged = keep(new, flow);
             is_new = false;
@@ -132,13 +127,12 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     }
     if let Some(flow) = denied
         && !tuple.has(Tuple::OPENS)
-        && flow.opener == tuple.half
+        && flow.opener.half() == tuple.half
     {
         take_over(new, flow, false);
     }
-    if matches!(arrival, Arrival::Workload(_)) && new.opener == tuple.half {
-        let service = if same(tuple.nat, [0; 4]) { Addr::UNSPECIFIED } else { Addr::from_v4(tuple.nat) };
-        copy_addr(&mut new.nat, &service);
+    if matches!(arrival, Arrival::Workload(_)) && new.opener.half() == tuple.half {
+        new.nat_v4 = tuple.nat;
         new.nat_port_be = tuple.nat_port_be;
     }
     come_in(new, tuple, arrival);
@@ -158,8 +152,7 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
             // Its sender has not opened this flow: what is revoked would go on as soon as the server speaks.
             others = new.verdict != FlowVerdict::Allowed;
             if !others {
-                new.opener ^= 1;
-                new.via_stack &= VIA_STACK;
+                new.opener.bits = (new.opener.bits ^ Opener::HIGH) & !Opener::BY_HOST;
                 judge_flow();
                 // What is known of it stays known: how long it is kept hangs on that.
                 others = denied.is_some() && new.verdict != FlowVerdict::Allowed;
@@ -187,7 +180,7 @@ fn is_answer(tuple: &Tuple, denied: Option<&Flow>) -> bool {
         return false;
     }
     match denied {
-        Some(flow) => flow.opener != tuple.half,
+        Some(flow) => flow.opener.half() != tuple.half,
         None => {
             let (src, dst) = tuple.ends_ports();
             u16::from_be_bytes(src) < FIRST_CLIENT_PORT && u16::from_be_bytes(dst) >= FIRST_CLIENT_PORT
@@ -203,15 +196,15 @@ pub extern "C" fn check_ends(arrival: u32) -> u32 {
     let Some(tuple) = TUPLE.get_ptr(0) else { return DROP + DropReason::NotConfigured as u32 };
     // SAFETY: as in `try_open`.
     let tuple = unsafe { &*tuple };
-    let (src, dst) = tuple.spelt(tuple.half);
+    let (src, dst) = (tuple.party(tuple.half), tuple.party(tuple.half ^ 1));
     match Arrival::from_code(arrival) {
         // A pod that reaches itself through a Service goes by another name, and is the receiver too.
-        Arrival::Workload(ifindex) if !is_own(if tuple.has(Tuple::HAIRPIN) { dst } else { src }, ifindex) => {
+        Arrival::Workload(ifindex) if !(if tuple.has(Tuple::HAIRPIN) { dst } else { src }).is_behind(ifindex) => {
             DROP + DropReason::SpoofedSource as u32
         }
-        Arrival::Workload(_) if !is_forwardable(dst) => DROP + DropReason::NotUnicast as u32,
-        // A pod whose programs are still to be attached sends by the host's stack; no policies of its own are known here.
-        Arrival::Stack if is_nobodys(src) => DROP + DropReason::NoEndpoint as u32,
+        Arrival::Workload(_) if !is_forwardable(&dst.addr) => DROP + DropReason::NotUnicast as u32,
+        // A pod that is gone, or whose programs are still to be attached, sends by the host's stack; no policies of its own are known here.
+        Arrival::Stack if src.local().is_none() && is_of_own_block(&src.addr) => DROP + DropReason::NoEndpoint as u32,
         _ => FINE,
     }
 }
@@ -225,18 +218,18 @@ pub extern "C" fn find_flow_way(arrival: u32, via_stack: u32) -> u32 {
     };
     // SAFETY: as in `try_open`, whose references are not used meanwhile.
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
-    let (src, dst) = tuple.spelt(tuple.half);
+    let (src, dst) = (tuple.party(tuple.half), tuple.party(tuple.half ^ 1));
     let arrival = Arrival::from_code(arrival);
     if let Some(sender) = way_back(new, tuple, dst, arrival) {
-        lead_to_node(half_mut(new, tuple.half), sender);
+        lead_to_node(new, tuple.half, sender);
         return FINE;
     }
     let via_stack = via_stack != 0;
     // The host's stack led the opener's packets on to a third node, and is to see what comes back; it never sends theirs in a circle.
-    let to_stack = via_stack && new.opener != tuple.half;
+    let to_stack = via_stack && new.opener.half() != tuple.half;
     // What answers a pod that has reached itself goes back to itself.
     let (from, to) = (if is_hairpin(new, src) { dst } else { src }, if is_hairpin(new, dst) { src } else { dst });
-    match find_way(half_mut(new, tuple.half), tuple, to, arrival, via_stack) {
+    match find_way(new, tuple, to, arrival, via_stack) {
         Err(Refusal::Drop(DropReason::NotForThisNode)) if to_stack => FINE,
         Ok(()) => {
             if !via_stack && !tuple.has(Tuple::STATELESS) {
@@ -255,10 +248,10 @@ pub extern "C" fn judge_flow() -> u32 {
     let (Some(tuple), Some(new)) = (TUPLE.get_ptr(0), SCRATCH.get_ptr_mut(0)) else { return 0 };
     // SAFETY: as in `find_flow_way`.
     let (tuple, new) = unsafe { (&*tuple, &mut *new) };
-    let (from, to) = tuple.spelt(new.opener);
+    let (by_host, opener) = (new.opener.has(Opener::BY_HOST), new.opener.half());
+    let (from, to) = (tuple.party(opener), tuple.party(opener ^ 1));
     let from = if is_hairpin(new, from) { to } else { from };
-    let port_be = tuple.ports_of(new.opener).1;
-    let (by_host, opener) = (new.via_stack == BY_HOST, new.opener);
+    let port_be = tuple.ports_of(opener).1;
     judge(new, &Opening { from, to, protocol: tuple.key.protocol, port_be, by_host }, opener);
     1
 }
@@ -268,10 +261,10 @@ pub extern "C" fn judge_flow() -> u32 {
 fn come_in(new: &mut Flow, tuple: &Tuple, arrival: Arrival) {
     let sender = if arrival.is_overlay() { tuple.sender } else { [0; 4] };
     let half = half_mut(new, tuple.half);
-    let moved = half.ifindex_in != arrival.ifindex_in() || !same(half.node.v4(), sender);
+    let moved = half.ifindex_in != arrival.ifindex_in() || !same(half.node_v4, sender);
     half.ifindex_in = arrival.ifindex_in();
-    half.node = if arrival.is_overlay() { Addr::from_v4(sender) } else { Addr::UNSPECIFIED };
-    if moved && new.opener == tuple.half {
+    half.node_v4 = sender;
+    if moved && new.opener.half() == tuple.half {
         half_mut(new, tuple.half ^ 1).way = Way::Unknown;
     }
 }
@@ -279,7 +272,7 @@ fn come_in(new: &mut Flow, tuple: &Tuple, arrival: Arrival) {
 /// The Service's address by which the opener knows the other end.
 #[inline(always)]
 fn know_as(new: &mut Flow, known: &Flow) {
-    copy_addr(&mut new.nat, &known.nat);
+    new.nat_v4 = known.nat_v4;
     new.nat_port_be = known.nat_port_be;
 }
 
@@ -289,7 +282,6 @@ fn keep(new: &mut Flow, known: &Flow) -> bool {
     take_over(new, known, known.generation == new.generation);
     new.opener = known.opener;
     new.opened = known.opened;
-    new.via_stack = known.via_stack;
     know_as(new, known);
     if !is_current(known) {
         return false;
@@ -305,7 +297,9 @@ fn keep(new: &mut Flow, known: &Flow) -> bool {
 #[inline(always)]
 fn take_over(new: &mut Flow, known: &Flow, same_ways: bool) {
     copy(&mut new.halves, &known.halves);
-    if !same_ways {
+    if same_ways {
+        new.next_hop_v4 = known.next_hop_v4;
+    } else {
         new.halves[0].way = Way::Unknown;
         new.halves[1].way = Way::Unknown;
     }
@@ -318,7 +312,7 @@ fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<(), Refusal> {
     let allowed = new.verdict == FlowVerdict::Allowed;
     // A full table refuses: then this packet passes on its verdict alone, and nothing is remembered.
     let stored = !tuple.has(Tuple::STATELESS) && (allowed || !others) && FLOWS.insert(&tuple.key, new, 0).is_ok();
-    if allowed && !stored && !tuple.is_error() && !same(new.nat.v4(), [0; 4]) {
+    if allowed && !stored && !tuple.is_error() && !same(new.nat_v4, [0; 4]) {
         return Err(Refusal::Drop(DropReason::FlowTableFull));
     }
     if allowed { Ok(()) } else { Err(Refusal::Drop(denial(new.verdict))) }
@@ -326,8 +320,8 @@ fn store(tuple: &Tuple, new: &Flow, others: bool) -> Result<(), Refusal> {
 
 /// Whether this end of the flow is a pod that has reached itself through a Service, by the name that it is given then.
 #[inline(always)]
-fn is_hairpin(flow: &Flow, end: &Addr) -> bool {
-    same(end.v4(), Addr::GATEWAY.v4()) && !same(flow.nat.v4(), [0; 4])
+fn is_hairpin(flow: &Flow, end: &Party) -> bool {
+    same(end.addr.v4(), Addr::GATEWAY.v4()) && !same(flow.nat_v4, [0; 4])
 }
 
 /// All zero. Word by word: the compiler would call a loop over bytes.

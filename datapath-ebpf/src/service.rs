@@ -9,8 +9,8 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use margay_maps::{
-    Affinity, AffinityKey, Backend, BackendKey, DropReason, Flow, FlowVerdict, Member, Service, ServiceState,
-    protocol::UDP,
+    Addr, Affinity, AffinityKey, Backend, BackendKey, DropReason, Flow, FlowVerdict, Member, Opener, Service,
+    ServiceState, protocol::UDP,
 };
 
 use crate::{
@@ -75,15 +75,16 @@ pub extern "C" fn translate(ifindex: u32, known: u32) -> u32 {
 #[inline(always)]
 fn lead_error(tuple: &mut Tuple, ifindex: u32) -> u32 {
     tuple.set_about();
-    tuple.spell();
-    let is_own = same(tuple.spelt(tuple.half).0.v4(), tuple.ip.src) && is_own(tuple.spelt(tuple.half).0, ifindex);
+    tuple.look_up_ends();
+    let sender = tuple.party(tuple.half);
+    let is_own = same(sender.addr.v4(), tuple.ip.src) && sender.is_behind(ifindex);
     // SAFETY: as in `flow::look_up`.
     if let Some(entry) = unsafe { FLOWS.get(&tuple.key) }
         && is_own
         && entry.verdict == FlowVerdict::Translated
-        && entry.opener == tuple.half
+        && entry.opener.half() == tuple.half
     {
-        tuple.lead_to(entry.nat.v4(), entry.nat_port_be);
+        tuple.lead_to(entry.nat_v4, entry.nat_port_be);
         if is_allowed(&tuple.key) {
             return TRANSLATED;
         }
@@ -127,10 +128,10 @@ fn choose(tuple: &mut Tuple, choice: &mut Choice, ifindex: u32, known: bool) -> 
 fn is_known(tuple: &mut Tuple, choice: &mut Choice) -> bool {
     // SAFETY: as in `flow::look_up`.
     let Some(entry) = (unsafe { FLOWS.get(&tuple.key) }) else { return false };
-    if entry.verdict != FlowVerdict::Translated || entry.opener != tuple.half {
+    if entry.verdict != FlowVerdict::Translated || entry.opener.half() != tuple.half {
         return false;
     }
-    choice.member.backend.addr = entry.nat;
+    choice.member.backend.addr = Addr::from_v4(entry.nat_v4);
     choice.member.backend.port_be = entry.nat_port_be;
     !tuple.has(Tuple::OPENS) || is_open(tuple, &choice.member.backend)
 }
@@ -198,10 +199,10 @@ fn write_down(tuple: &Tuple, choice: &Choice) -> u32 {
     let new: &mut Flow = unsafe { &mut *scratch };
     clear(new);
     new.verdict = FlowVerdict::Translated;
-    new.opener = tuple.half;
+    new.opener = Opener::of_half(tuple.half);
     new.opened = clock();
     new.generation = config().map_or(0, |config| config.service_generation);
-    new.nat = choice.member.backend.addr;
+    new.nat_v4 = choice.member.backend.addr.v4();
     new.nat_port_be = choice.member.backend.port_be;
     if FLOWS.insert(&tuple.key, new, 0).is_ok() { TRANSLATED } else { TABLE_FULL }
 }

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use margay_maps::{
-    Addr, DropReason, FlowKey, Fragment, FragmentKey,
+    Addr, DropReason, Endpoint, EndpointKind, FlowKey, Fragment, FragmentKey,
     protocol::{
         ICMP, SCTP, TCP, UDP,
         tcp::{ACK, SYN},
@@ -18,9 +18,9 @@ use network_types::ip::Ipv4Hdr;
 use crate::{
     head::Headers,
     ipv4::Ipv4,
-    lookup::{TUPLE, fragment, is_allowed, remember_fragment},
+    lookup::{TUPLE, endpoint, fragment, is_allowed, remember_fragment},
     packet::Packet,
-    words::same,
+    words::{copy_endpoint, same},
 };
 
 /// Echo reply and echo request (RFC 792).
@@ -58,9 +58,8 @@ pub struct Tuple {
     pub to: Ends,
     /// The packet's IPv4 header. Of a plain packet it is here only while the packet is being readdressed.
     pub ip: Ipv4,
-    /// The addresses of the lower and the higher end as the slow path's maps have them, from [`Tuple::spell`] on: the slow path
-    /// takes references to them, and its stack has no room for copies.
-    spelt: [Addr; 2],
+    /// The lower and the higher end, from [`Tuple::look_up_ends`] on.
+    parties: [Party; 2],
     /// Bytes of the packet that could not be read in their place.
     copy: [u8; COPY],
 }
@@ -93,6 +92,45 @@ pub struct Ends {
     pub src_port: [u8; 2],
     /// The receiver's port.
     pub dst_port: [u8; 2],
+}
+
+/// An end of a flow as the slow path knows it: looked up once, and referred to where it lies, for the slow path's stack has no room
+/// for copies.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Party {
+    /// Its address, as the maps have it.
+    pub addr: Addr,
+    /// Whether `endpoint` says anything.
+    is_local: u32,
+    /// What `endpoints` has of it.
+    endpoint: Endpoint,
+}
+
+// === impl Party ===
+
+impl Party {
+    /// What it is, if it is of this node.
+    #[inline(always)]
+    pub fn local(&self) -> Option<&Endpoint> {
+        (self.is_local != 0).then_some(&self.endpoint)
+    }
+
+    /// Whether it is the pod behind the interface.
+    #[inline(always)]
+    pub fn is_behind(&self, ifindex: u32) -> bool {
+        matches!(self.local(), Some(e) if e.kind == EndpointKind::Workload && e.ifindex == ifindex)
+    }
+
+    #[inline(always)]
+    fn look_up(&mut self, v4: [u8; 4]) {
+        self.addr = Addr::from_v4(v4);
+        self.is_local = 0;
+        if let Some(local) = endpoint(&self.addr) {
+            self.is_local = 1;
+            copy_endpoint(&mut self.endpoint, local);
+        }
+    }
 }
 
 /// No ports: it has none, or they cannot be known.
@@ -364,17 +402,18 @@ impl Tuple {
         if self.half == 0 { (*low, *high) } else { (*high, *low) }
     }
 
-    /// Spells the addresses out, for [`Tuple::spelt`].
+    /// Looks up who both ends are, for [`Tuple::party`].
     #[inline(always)]
-    pub fn spell(&mut self) {
-        self.spelt = [self.key.low(), self.key.high()];
+    pub fn look_up_ends(&mut self) {
+        self.parties[0].look_up(self.key.low_v4);
+        self.parties[1].look_up(self.key.high_v4);
     }
 
-    /// Sender and receiver of a half, as they were last spelt out.
+    /// The lower (0) or the higher end, as it was when they were last looked up. The sender of a half has the half's number, the
+    /// receiver the other one.
     #[inline(always)]
-    pub fn spelt(&self, half: u32) -> (&Addr, &Addr) {
-        let [low, high] = &self.spelt;
-        if half == 0 { (low, high) } else { (high, low) }
+    pub fn party(&self, end: u32) -> &Party {
+        if end == 0 { &self.parties[0] } else { &self.parties[1] }
     }
 
     /// The sender's and the receiver's port, network byte order.

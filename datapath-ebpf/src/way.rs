@@ -7,42 +7,43 @@ use margay_maps::{Addr, Config, DropReason, Endpoint, EndpointKind, Flow, Half, 
 
 use crate::{
     arrival::Arrival,
-    flow::Refusal,
+    flow::{Refusal, half_mut},
     ipv4::is_forwardable,
-    lookup::{config, endpoint, is_node, route},
+    lookup::{config, is_node, route},
     packet::put_mac,
-    tuple::Tuple,
-    words::{copy_addr, same},
+    tuple::{Party, Tuple},
+    words::same,
 };
 
 /// The node to which answers to a pod go back, if it is not the pod's own: the one that has sent the question, whose stack
 /// has translated it on its way (a node port's packet that kube-proxy leads on under the pod's own address) and must see the answer.
 #[inline(always)]
-pub fn way_back(new: &Flow, tuple: &Tuple, to: &Addr, arrival: Arrival) -> Option<&'static Route> {
+pub fn way_back(new: &Flow, tuple: &Tuple, to: &Party, arrival: Arrival) -> Option<&'static Route> {
     let question = if tuple.half == 0 { &new.halves[1] } else { &new.halves[0] };
-    let is_answer = matches!(arrival, Arrival::Workload(_)) && new.opener != tuple.half;
-    if !is_answer || question.ifindex_in != Half::OVERLAY || !is_node(&question.node) {
+    let is_answer = matches!(arrival, Arrival::Workload(_)) && new.opener.half() != tuple.half;
+    if !is_answer || question.ifindex_in != Half::OVERLAY || !is_node(&Addr::from_v4(question.node_v4)) {
         return None;
     }
-    let is_pods = match endpoint(to) {
+    let is_pods = match to.local() {
         Some(local) => local.kind == EndpointKind::Workload,
         None => {
-            let owner = route(to)?;
+            let owner = route(&to.addr)?;
             // Of another node than the sender. What nodes themselves send has no detour, and pods that are gone no answer.
             owner.kind == RouteKind::Remote
-                && !same(owner.node.v4(), question.node.v4())
-                && !same(owner.node.v4(), to.v4())
+                && !same(owner.node.v4(), question.node_v4)
+                && !same(owner.node.v4(), to.addr.v4())
         }
     };
-    route(&question.node).filter(|sender| is_pods && sender.kind == RouteKind::Remote)
+    route(&Addr::from_v4(question.node_v4)).filter(|sender| is_pods && sender.kind == RouteKind::Remote)
 }
 
-/// Where packets of this half go.
+/// Where the packet, and with it its half of the flow, goes.
 #[inline(always)]
-pub fn find_way(half: &mut Half, tuple: &Tuple, dst: &Addr, arrival: Arrival, via_stack: bool) -> Result<(), Refusal> {
+pub fn find_way(new: &mut Flow, tuple: &Tuple, dst: &Party, arrival: Arrival, via_stack: bool) -> Result<(), Refusal> {
+    let half = half_mut(new, tuple.half);
     half.way = Way::Host;
     let drop = |reason| Err(Refusal::Drop(reason));
-    if let Some(local) = endpoint(dst) {
+    if let Some(local) = dst.local() {
         if local.kind == EndpointKind::Host {
             return to_host(tuple, arrival);
         }
@@ -54,15 +55,15 @@ pub fn find_way(half: &mut Half, tuple: &Tuple, dst: &Addr, arrival: Arrival, vi
     if arrival == Arrival::OverlayForPods {
         return Err(Refusal::NotForPods);
     }
-    match route(dst) {
+    match route(&dst.addr) {
         Some(Route { kind: RouteKind::Local, .. }) => drop(DropReason::NoEndpoint),
         Some(_) if arrival == Arrival::Overlay => drop(DropReason::NotForThisNode),
         Some(remote) => {
-            if u32::from_ne_bytes(dst.v4()) == u32::from_ne_bytes(remote.node.v4()) {
+            if same(dst.addr.v4(), remote.node.v4()) {
                 to_host(tuple, arrival)?;
             }
             if !via_stack {
-                lead_to_node(half, remote);
+                lead_to_node(new, tuple.half, remote);
             }
             Ok(())
         }
@@ -73,9 +74,10 @@ pub fn find_way(half: &mut Half, tuple: &Tuple, dst: &Addr, arrival: Arrival, vi
 /// The way of the answers, where it is plain: they come in where packets of `half` go out, and go to where those came from. So
 /// the first answer need not take the slow path; one that comes in elsewhere still does.
 #[inline(always)]
-pub fn expect_answer(new: &mut Flow, half: u32, src: &Addr, arrival: Arrival) {
+pub fn expect_answer(new: &mut Flow, half: u32, src: &Party, arrival: Arrival) {
     let [low, high] = &mut new.halves;
     let (there, answer) = if half == 0 { (low, high) } else { (high, low) };
+    let (way, node_v4) = (there.way, there.node_v4);
     let ifindex_in = match there.way {
         Way::Pod => there.ifindex,
         Way::Node => Half::OVERLAY,
@@ -86,26 +88,27 @@ pub fn expect_answer(new: &mut Flow, half: u32, src: &Addr, arrival: Arrival) {
     }
     match arrival {
         Arrival::Workload(_) => {
-            let Some(local) = endpoint(src).filter(|local| !local.mac.is_zero()) else { return };
-            if there.way == Way::Node {
-                if !is_node(&there.node) {
+            let Some(local) = src.local().filter(|local| !local.mac.is_zero()) else { return };
+            if way == Way::Node {
+                if !is_node(&Addr::from_v4(node_v4)) {
                     return;
                 }
-                copy_addr(&mut answer.node, &there.node);
+                answer.node_v4 = node_v4;
             }
             lead_to_pod(answer, local);
         }
         Arrival::Overlay | Arrival::OverlayForPods => {
-            let Some(remote) = route(src).filter(|remote| remote.kind == RouteKind::Remote) else { return };
+            let Some(remote) = route(&src.addr).filter(|remote| remote.kind == RouteKind::Remote) else { return };
+            let node = remote.node.v4();
             // From a pod of that node: for the node's own address there is a question more; see `find_way`.
-            if !same(remote.node.v4(), there.node.v4()) || same(remote.node.v4(), src.v4()) || !is_forwardable(src) {
+            if !same(node, node_v4) || same(node, src.addr.v4()) || !is_forwardable(&src.addr) {
                 return;
             }
-            lead_to_node(answer, remote);
+            lead_to_node(new, half ^ 1, remote);
         }
         Arrival::Stack | Arrival::Host => return,
     }
-    answer.ifindex_in = ifindex_in;
+    half_mut(new, half ^ 1).ifindex_in = ifindex_in;
 }
 
 /// To a pod here.
@@ -116,13 +119,18 @@ fn lead_to_pod(half: &mut Half, local: &Endpoint) {
     put_mac(&mut half.mac.bytes, &local.mac);
 }
 
-/// To a pod of another node.
+/// To a pod of another node. One end of a flow that the programs lead is a pod here, so the other half goes to no node.
 #[inline(always)]
-pub fn lead_to_node(half: &mut Half, remote: &Route) {
+pub fn lead_to_node(new: &mut Flow, half: u32, remote: &Route) {
+    new.next_hop_v4 = if remote.next_hop.is_v4() { remote.next_hop.v4() } else { [0; 4] };
+    let other = half_mut(new, half ^ 1);
+    if other.way == Way::Node {
+        other.way = Way::Unknown;
+    }
+    let half = half_mut(new, half);
     half.way = Way::Node;
     half.ifindex = remote.ifindex;
-    copy_addr(&mut half.node, &remote.node);
-    copy_addr(&mut half.next_hop, &remote.next_hop);
+    half.node_v4 = remote.node.v4();
     put_mac(&mut half.mac.bytes, &remote.mac);
 }
 

@@ -60,6 +60,8 @@ crate::contract! {
         pub verdict: FlowVerdict,
         /// Of a flow: how its opener's packets go on.
         pub way: Way,
+        /// Always zero.
+        pub way_pad: [u8; 6],
         /// Of a flow: by which interface they go on, as [`crate::Half::ifindex`]. Otherwise 0.
         pub ifindex_out: u32,
         /// The rules that allow the flow, for egress and ingress, as [`crate::Flow::origins`] has them.

@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::{
     addr::{Addr, Mac},
+    layout::MAX_SLOTS,
     policy::Id,
 };
 
@@ -68,7 +69,7 @@ impl FlowKey {
 
 crate::contract! {
     /// What was decided about a flow.
-    #[repr(u32)]
+    #[repr(u8)]
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
     #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
     pub enum FlowVerdict {
@@ -82,14 +83,14 @@ crate::contract! {
         /// The other end's ingress policies do not allow it.
         IngressDenied = 3,
         /// No flow, but the first step to one: the other end is a Service, and the backend that stands for it is in
-        /// [`Flow::nat`]. The flow itself is between the opener and the backend, and is judged like any other.
+        /// [`Flow::nat_v4`]. The flow itself is between the opener and the backend, and is judged like any other.
         Translated = 4,
     }
 }
 
 crate::contract! {
     /// How packets of one half go on.
-    #[repr(u32)]
+    #[repr(u8)]
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
     #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
     pub enum Way {
@@ -115,8 +116,6 @@ crate::contract! {
         pub packets: u64,
         /// How many bytes, Ethernet header included.
         pub bytes: u64,
-        /// How its packets go on.
-        pub way: Way,
         /// Where its packets come in, or are expected: the `cali*` interface of the pod that sends, or [`Half::OVERLAY`]. A packet from
         /// elsewhere has its source checked anew. 0: not seen yet, or from the host's stack.
         pub ifindex_in: u32,
@@ -124,17 +123,15 @@ crate::contract! {
         pub ifindex: u32,
         /// When its last packet came, in seconds of `clock`.
         pub last_seen: u32,
-        /// [`Way::Node`]: the node's address, the outer destination. Of a half that comes in by the overlay: the node that
-        /// sends it. Unspecified otherwise.
-        pub node: Addr,
-        /// [`Way::Node`]: the neighbour on the uplink; see [`crate::Route::next_hop`]. Unspecified otherwise.
-        pub next_hop: Addr,
+        /// [`Way::Node`]: the node's address, the outer destination, network byte order. Of a half that comes in by the overlay: the
+        /// node that sends it. Zero otherwise.
+        pub node_v4: [u8; 4],
         /// [`Way::Pod`]: the pod's MAC. [`Way::Node`]: that of the node's overlay device. Zero otherwise.
         pub mac: Mac,
         /// TCP: all flags that its packets had, or-ed (RFC 9293, section 3.1, byte 13). 0 otherwise.
         pub tcp_flags: u8,
-        /// Always zero.
-        pub pad: u8,
+        /// How its packets go on.
+        pub way: Way,
     }
 }
 
@@ -146,40 +143,77 @@ impl Half {
 }
 
 crate::contract! {
-    /// The value of `flows`.
+    /// Who has opened a flow; a set of bits.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+    #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+    pub struct Opener {
+        /// The bits.
+        pub bits: u8,
+    }
+}
+
+// === impl Opener ===
+
+impl Opener {
+    /// The higher end; otherwise the lower one.
+    pub const HIGH: u8 = 1 << 0;
+    /// The host's stack here, on behalf of somebody else: it may have translated addresses, so the other half must climb it again.
+    pub const VIA_STACK: u8 = 1 << 1;
+    /// The host itself.
+    pub const BY_HOST: u8 = 1 << 2;
+
+    /// The end that opens with its packets' half, 0 or 1.
+    #[inline(always)]
+    pub const fn of_half(half: u32) -> Self {
+        Self { bits: half as u8 & Self::HIGH }
+    }
+
+    /// Which half opened it: 0 or 1.
+    #[inline(always)]
+    pub const fn half(self) -> u32 {
+        (self.bits & Self::HIGH) as u32
+    }
+
+    /// Whether all of `bits` are set.
+    #[inline(always)]
+    pub const fn has(self, bits: u8) -> bool {
+        self.bits & bits == bits
+    }
+}
+
+crate::contract! {
+    /// The value of `flows`. With its key and what the kernel puts in front of it (48 bytes, `struct htab_elem` in
+    /// kernel/bpf/hashtab.c) it fills three cache lines of 64 bytes: each line more is one more that a new flow waits for.
     #[repr(C)]
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
     pub struct Flow {
         /// From the lower end to the higher, and back.
         pub halves: [Half; 2],
-        /// What was decided.
-        pub verdict: FlowVerdict,
-        /// Which half opened it: 0 or 1.
-        pub opener: u32,
+        /// The rules that allow it, for egress and ingress; [`Id::NONE`] where nothing isolates that direction.
+        pub origins: [Id; 2],
         /// The generation of routes and endpoints ([`crate::Config`]) that the ways were found under. [`FlowVerdict::Translated`]:
         /// that of Services, under which the backend was chosen.
         pub generation: u32,
         /// When it was opened, in seconds of `clock`.
         pub opened: u32,
-        /// The slots in `enforcement` of the lower and the higher end; 0 where an end is no pod of this node.
-        pub slots: [u32; 2],
-        /// The generations of these slots that the verdict was reached under.
+        /// The generations of the slots below that the verdict was reached under.
         pub slot_generations: [u32; 2],
-        /// 1 if the host's stack opened it here, on behalf of somebody else: it may have translated addresses, so the other half
-        /// must climb it again.
-        pub via_stack: u32,
-        /// Always zero.
-        pub pad: u32,
-        /// The rules that allow it, for egress and ingress; [`Id::NONE`] where nothing isolates that direction.
-        pub origins: [Id; 2],
-        /// [`FlowVerdict::Translated`]: the backend. Otherwise the Service's address by which the opener knows the other end:
-        /// what it is answered comes from there. Unspecified: nothing is translated.
-        pub nat: Addr,
-        /// The port that goes with `nat`, network byte order.
+        /// The slots in `enforcement` of the lower and the higher end; 0 where an end is no pod of this node.
+        pub slots: [u16; 2],
+        /// The neighbour on the uplink for the half whose way is [`Way::Node`], of which there is one at most, network byte order; see
+        /// [`crate::Route::next_hop`]. Zero: the kernel looks it up.
+        pub next_hop_v4: [u8; 4],
+        /// [`FlowVerdict::Translated`]: the backend, network byte order. Otherwise the Service's address by which the opener knows the
+        /// other end: what it is answered comes from there. Zero: nothing is translated.
+        pub nat_v4: [u8; 4],
+        /// The port that goes with `nat_v4`, network byte order.
         pub nat_port_be: [u8; 2],
-        /// Always zero.
-        pub nat_pad: [u8; 6],
+        /// What was decided.
+        pub verdict: FlowVerdict,
+        /// Who opened it.
+        pub opener: Opener,
     }
 }
 
@@ -228,7 +262,9 @@ crate::contract! {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 16);
-const _: () = assert!(size_of::<Half>() == 72);
-const _: () = assert!(size_of::<Flow>() == 224);
+const _: () = assert!(size_of::<Half>() == 40);
+const _: () = assert!(size_of::<Opener>() == 1);
+const _: () = assert!(size_of::<Flow>() == 128 && align_of::<Flow>() == 8);
+const _: () = assert!(MAX_SLOTS <= 1 << 16);
 const _: () = assert!(size_of::<FragmentKey>() == 36);
 const _: () = assert!(size_of::<Fragment>() == 4);

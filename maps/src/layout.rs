@@ -10,7 +10,7 @@ use crate::{
     drops::DROP_SLOTS,
     endpoint::{Endpoint, EndpointKind},
     event::{Event, EventCounts, EventKind, Readers},
-    flow::{Clock, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Half, Way},
+    flow::{Clock, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Half, Opener, Way},
     node::Node,
     policy::{Enforcement, Id, Rule, RuleKey},
     route::{Route, RouteKind},
@@ -68,7 +68,7 @@ pub const MAX_IDENTITIES: u32 = 65_536;
 pub const MAX_NETWORKS: u32 = 16_384;
 /// How many rules: for each policy of this node and each identity that it allows, the ports.
 pub const MAX_RULES: u32 = 262_144;
-/// How many flows: 76 MiB. When all are in use, packets are judged one by one.
+/// How many flows: 52 MiB. When all are in use, packets are judged one by one.
 pub const MAX_FLOWS: u32 = 262_144;
 /// How many packets can be in fragments at once.
 pub const MAX_FRAGMENTS: u32 = 8_192;
@@ -198,7 +198,16 @@ pub const FLOWS: MapSpec = MapSpec {
     key_size: size_of::<FlowKey>() as u32,
     value_size: size_of::<Flow>() as u32,
     max_entries: MAX_FLOWS,
-    fields: &[FlowKey::FIELDS, Addr::FIELDS, Flow::FIELDS, Half::FIELDS, FlowVerdict::FIELDS, Way::FIELDS, Id::FIELDS],
+    fields: &[
+        FlowKey::FIELDS,
+        Flow::FIELDS,
+        Half::FIELDS,
+        Mac::FIELDS,
+        FlowVerdict::FIELDS,
+        Opener::FIELDS,
+        Way::FIELDS,
+        Id::FIELDS,
+    ],
     purpose: "connections: verdict, state and way of both directions",
 };
 

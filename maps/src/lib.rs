@@ -8,7 +8,8 @@
 //!   byte by byte, so stray padding would make it miss.
 //! * Addresses and ports are in network byte order; ids, indices, flags and counts in host order. The doc comment of
 //!   each field says so where it could be doubted.
-//! * No type assumes IPv4: an address has 16 bytes, IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
+//! * An address has 16 bytes, IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2). `flows` alone, which each packet looks into, is
+//!   IPv4's: its fields say so by name (`_v4`).
 //! * Whatever changes a layout changes [`layout::LAYOUT`], which names the directory that the maps are pinned in.
 
 #![cfg_attr(not(feature = "user"), no_std)]
@@ -61,7 +62,7 @@ pub use counters::{Counter, Hook, Outcome, TRAFFIC_SLOTS};
 pub use drops::DropReason;
 pub use endpoint::{Endpoint, EndpointKind};
 pub use event::{Event, EventCounts, EventKind, Readers};
-pub use flow::{Clock, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Half, Way};
+pub use flow::{Clock, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Half, Opener, Way};
 pub use layout::{LAYOUT, MAPS, MapKind, MapSpec};
 pub use node::Node;
 pub use policy::{Enforcement, Id, Rule, RuleKey};

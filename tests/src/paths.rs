@@ -61,12 +61,12 @@ pub struct Found {
 /// All of them, under policies at both ends that allow the flow. Look-ups are what there are; instructions have a twentieth to spare,
 /// because compilers differ.
 pub const PATHS: [Path; 6] = [
-    path("a pod to a pod of its node", POD, NEIGHBOUR, (31, 1_170), (7, 305)),
-    path("a pod to a pod of another node", POD, REMOTE, (31, 1_330), (8, 445)),
-    path("a pod to the world", POD, WORLD, (30, 1_070), (7, 265)),
-    path("a pod to a Service", POD, services::FAR, (38, 2_070), (12, 760)),
-    path("another node's pod to a pod here", REMOTE, POD, (26, 1_085), (8, 370)),
-    path("the node to a pod here", NODE, POD, (17, 710), (7, 225)),
+    path("a pod to a pod of its node", POD, NEIGHBOUR, (28, 1_145), (7, 320)),
+    path("a pod to a pod of another node", POD, REMOTE, (28, 1_310), (8, 460)),
+    path("a pod to the world", POD, WORLD, (28, 1_055), (7, 275)),
+    path("a pod to a Service", POD, services::FAR, (35, 1_890), (12, 795)),
+    path("another node's pod to a pod here", REMOTE, POD, (25, 1_130), (8, 385)),
+    path("the node to a pod here", NODE, POD, (17, 740), (7, 232)),
 ];
 
 /// For look-ups and instructions: of the first packet, and of each that follows.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _, error::ErrorKind};
 use margay_maps::{
-    Addr, DropReason, EndpointKind, FlowVerdict, Hook, Id, Outcome, Way,
+    DropReason, EndpointKind, FlowVerdict, Hook, Id, Outcome, Way,
     protocol::{ICMP, SCTP, TCP, UDP},
     user::{Maps, text::protocol_name},
 };
@@ -180,7 +180,6 @@ fn explain(
             half(other, other.ingress.as_ref(), ingress_by, verdict == Some(FlowVerdict::IngressDenied), flow.is_some())
         }
     };
-    let address = |addr: Addr| (addr != Addr::UNSPECIFIED).then(|| IpAddr::from(addr));
     Ok(Explanation {
         allowed: finding.is_allowed(),
         protocol: protocol_name(opening.protocol).into_owned(),
@@ -193,10 +192,10 @@ fn explain(
         egress,
         ingress,
         way: flow.filter(|flow| flow.verdict == FlowVerdict::Allowed).map(|flow| Route {
-            way: flow.half.way,
-            interface: interface_name(flow.half.ifindex),
-            node: address(flow.half.node).filter(|_| flow.half.way == Way::Node),
-            next_hop: address(flow.half.next_hop),
+            way: flow.way,
+            interface: interface_name(flow.ifindex),
+            node: flow.node.map(IpAddr::from),
+            next_hop: flow.next_hop.map(IpAddr::from),
         }),
         generation: finding.generation,
         policy_generations: finding.generations,

@@ -100,10 +100,9 @@ impl FlowRow {
 }
 
 fn row(key: &FlowKey, flow: &Flow, now: u32, name: impl Fn(Addr) -> Option<String>) -> FlowRow {
-    let [from, to] = key.ends(flow.opener);
+    let [from, to] = key.ends(flow.opener.half());
     let [low, high] = flow.halves;
-    let (there, back) = if flow.opener == 0 { (low, high) } else { (high, low) };
-    let nat = SocketAddr::new(flow.nat.into(), u16::from_be_bytes(flow.nat_port_be));
+    let (there, back) = if flow.opener.half() == 0 { (low, high) } else { (high, low) };
     FlowRow {
         protocol: protocol_name(key.protocol).into_owned(),
         from: from.0.into(),
@@ -113,7 +112,7 @@ fn row(key: &FlowKey, flow: &Flow, now: u32, name: impl Fn(Addr) -> Option<Strin
         to_port: to.1,
         to_name: name(to.0),
         verdict: flow.verdict,
-        nat: (flow.nat != Addr::UNSPECIFIED).then_some(nat),
+        nat: flow.nat().map(|(addr, port)| SocketAddr::new(addr.into(), port)),
         ways: [there.way, back.way],
         packets: [there.packets, back.packets],
         bytes: [there.bytes, back.bytes],
@@ -124,7 +123,7 @@ fn row(key: &FlowKey, flow: &Flow, now: u32, name: impl Fn(Addr) -> Option<Strin
 
 #[cfg(test)]
 mod tests {
-    use margay_maps::Half;
+    use margay_maps::{Half, Opener};
 
     use super::*;
 
@@ -133,7 +132,8 @@ mod tests {
         let (low, high) = (Addr::from_v4([10, 0, 0, 1]), Addr::from_v4([10, 0, 0, 2]));
         let key = FlowKey::between((low, 80), (high, 0x1000), 6);
         let half = |packets, last_seen| Half { packets, last_seen, ..Half::default() };
-        let flow = Flow { halves: [half(3, 90), half(5, 95)], opener: 1, opened: 60, ..Flow::default() };
+        let flow =
+            Flow { halves: [half(3, 90), half(5, 95)], opener: Opener::of_half(1), opened: 60, ..Flow::default() };
         let name = |addr: Addr| (addr == low).then(|| "default/web".to_owned());
         let row = row(&key, &flow, 100, name);
         assert_eq!((row.from_port, row.to_port, row.packets), (4096, 80, [5, 3]));

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Result, bail};
 use margay_maps::{
-    Addr, Config, DropReason, Endpoint, EndpointKind, Flow, FlowKey, FlowVerdict, Half, Hook, Mac, Outcome, PrefixKey,
+    Addr, Config, DropReason, Endpoint, EndpointKind, Flow, FlowKey, FlowVerdict, Hook, Mac, Outcome, PrefixKey,
     RouteKind, Way,
     user::{BATCH, Maps},
 };
@@ -52,7 +52,13 @@ pub struct Judged {
     /// The verdict.
     pub verdict: FlowVerdict,
     /// How its opener's packets go on.
-    pub half: Half,
+    pub way: Way,
+    /// By which interface; 0 by none of its own.
+    pub ifindex: u32,
+    /// With [`Way::Node`]: the node.
+    pub node: Option<Ipv4Addr>,
+    /// Likewise: the neighbour on the uplink, where the agent knows it.
+    pub next_hop: Option<Ipv4Addr>,
     /// The rules that allow it, for egress and ingress.
     pub origins: [margay_maps::Id; 2],
 }
@@ -139,11 +145,21 @@ fn entrance(
 }
 
 fn judged(key: &FlowKey, flow: &Flow) -> Judged {
-    let (to, port, half) = match flow.opener {
+    let (to, port, half) = match flow.opener.half() {
         0 => (key.high(), key.high_port(), flow.halves[0]),
         _ => (key.low(), key.low_port(), flow.halves[1]),
     };
-    Judged { to: to.into(), port, verdict: flow.verdict, half, origins: flow.origins }
+    let of_node = |v4: [u8; 4]| (half.way == Way::Node && v4 != [0; 4]).then(|| v4.into());
+    Judged {
+        to: to.into(),
+        port,
+        verdict: flow.verdict,
+        way: half.way,
+        ifindex: half.ifindex,
+        node: of_node(half.node_v4),
+        next_hop: of_node(flow.next_hop_v4),
+        origins: flow.origins,
+    }
 }
 
 /// Those between the same ends, whatever port they come from.
@@ -153,7 +169,7 @@ fn live_flows(live: &Maps, opening: Opening) -> Result<[usize; 2]> {
     loop {
         let batch = live.flows.batch(from, BATCH)?;
         for (key, flow) in &batch.entries {
-            let (src, dst, port) = match flow.opener {
+            let (src, dst, port) = match flow.opener.half() {
                 0 => (key.low(), key.high(), key.high_port()),
                 _ => (key.high(), key.low(), key.low_port()),
             };
@@ -182,6 +198,6 @@ impl Finding {
 
     /// How it goes on, where the flow says so.
     pub fn way(&self) -> Way {
-        self.flow.as_ref().map_or(Way::Unknown, |flow| flow.half.way)
+        self.flow.as_ref().map_or(Way::Unknown, |flow| flow.way)
     }
 }

@@ -149,7 +149,7 @@ mod tests {
         collections::{BTreeMap, BTreeSet},
     };
 
-    use margay_maps::{Addr, Half, protocol::TCP};
+    use margay_maps::{Addr, Half, Opener, protocol::TCP};
 
     use super::*;
 
@@ -201,8 +201,8 @@ mod tests {
         let entry = FlowKey::between(client, service, TCP);
         let leads = Flow {
             verdict: FlowVerdict::Translated,
-            opener: u32::from(entry.low() != client.0),
-            nat: backend.0,
+            opener: Opener::of_half(u32::from(entry.low() != client.0)),
+            nat_v4: backend.0.v4(),
             nat_port_be: 8_080_u16.to_be_bytes(),
             ..Flow::default()
         };

@@ -190,10 +190,17 @@ impl Flow {
         if self.verdict != FlowVerdict::Translated {
             return None;
         }
-        let [(from, from_port), _service] = key.ends(self.opener);
+        let [(from, from_port), _service] = key.ends(self.opener.half());
         // A pod that has reached itself: see `Addr::GATEWAY`.
-        let from = if from == self.nat { Addr::GATEWAY } else { from };
-        Some(FlowKey::between((from, from_port), (self.nat, u16::from_be_bytes(self.nat_port_be)), key.protocol))
+        let (backend, port) = self.nat()?;
+        let from = if from == backend { Addr::GATEWAY } else { from };
+        Some(FlowKey::between((from, from_port), (backend, port), key.protocol))
+    }
+
+    /// The backend, or the Service's address, with its port: see `nat_v4`.
+    pub fn nat(&self) -> Option<(Addr, u16)> {
+        let translated = self.nat_v4 != [0; 4];
+        translated.then(|| (Addr::from_v4(self.nat_v4), u16::from_be_bytes(self.nat_port_be)))
     }
 }
 

@@ -26,7 +26,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, programs::TestRunOptions};
 use margay_loader::datapath::Datapath;
-use margay_maps::{Addr, Flow, FlowKey, FlowVerdict, Hook, user::BATCH};
+use margay_maps::{Flow, FlowKey, FlowVerdict, Hook, user::BATCH};
 
 use self::{
     check::Counters,
@@ -187,8 +187,7 @@ fn one_packet(
     let maps = &datapath.maps;
     let chosen = |key: &Key| {
         let flow = maps.flows.get(&key.in_map()).ok()??;
-        let end = End { ip: flow.nat.v4().into(), port: u16::from_be_bytes(flow.nat_port_be) };
-        (flow.verdict == FlowVerdict::Translated).then_some(end)
+        nat(&flow).filter(|_| flow.verdict == FlowVerdict::Translated)
     };
     let (fate, change) = model.judge(input.hook, &input.packet, &chosen);
     check::fate(fate, said)?;
@@ -204,12 +203,16 @@ fn compare(datapath: &Datapath, model: &Model) -> Result<()> {
     let known: Vec<_> = model.flows().map(|(key, entry)| (key.in_map(), key, entry)).collect();
     for (in_map, key, entry) in &known {
         let flow = table.get(in_map).with_context(|| format!("{key:?} is not in the table: {entry:?}"))?;
-        let nat = entry.nat.map_or((Addr::UNSPECIFIED, 0), |end| (end.ip.into(), end.port));
-        let same = flow.verdict == entry.verdict.in_map() && (flow.nat, u16::from_be_bytes(flow.nat_port_be)) == nat;
-        ensure!(same && flow.opener == entry.opener, "{key:?} is {flow:?}, and should be {entry:?}");
+        let same = flow.verdict == entry.verdict.in_map() && nat(flow) == entry.nat;
+        ensure!(same && flow.opener.half() == entry.opener, "{key:?} is {flow:?}, and should be {entry:?}");
     }
     ensure!(table.len() == known.len(), "the table has {} flows, and {} were opened", table.len(), known.len());
     Ok(())
+}
+
+/// Whom a flow is translated to, as the model has it.
+fn nat(flow: &Flow) -> Option<End> {
+    flow.nat().map(|(addr, port)| End { ip: addr.v4().into(), port })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::Result;
 use margay_maps::{
-    Addr, Config, Enforcement, Features, Flow, FlowVerdict, Fragment, FragmentKey, Half, Id, Mac, Rule, RuleKey, Way,
+    Config, Enforcement, Features, Flow, FlowVerdict, Fragment, FragmentKey, Half, Id, Mac, Opener, Rule, RuleKey, Way,
     user::Maps,
 };
 
@@ -243,8 +243,8 @@ impl World {
     }
 
     /// The slot of a pod that is here; 0 of everybody else.
-    fn slot(&self, ip: Ipv4Addr) -> u32 {
-        PODS.iter().find(|(pod, _)| *pod == ip && self.pods.contains_key(&ip)).map_or(0, |(_, slot)| *slot)
+    fn slot(&self, ip: Ipv4Addr) -> u16 {
+        PODS.iter().find(|(pod, _)| *pod == ip && self.pods.contains_key(&ip)).map_or(0, |(_, slot)| *slot as u16)
     }
 
     fn flow(&self, key: &Key, entry: &Entry, dice: &mut Dice) -> Flow {
@@ -253,19 +253,23 @@ impl World {
             way: dice.pick(&[Way::Unknown, Way::Unknown, Way::Host]),
             ifindex: dice.below(10) as u32,
             mac: Mac { bytes: [dice.byte(); 6] },
-            node: Addr::from(dice.pick(&[OTHER_NODE, WORLD])),
+            node_v4: dice.pick(&[OTHER_NODE, WORLD]).octets(),
             tcp_flags: if closed { 1 } else { 0x12 },
             ..Half::default()
         };
+        let mut opener = Opener::of_half(entry.opener);
+        if entry.by_host {
+            opener.bits |= Opener::BY_HOST;
+        } else if self.configured && dice.once_in(2) {
+            opener.bits |= Opener::VIA_STACK;
+        }
         let mut flow = Flow {
             halves: [half(dice, entry.closed), half(dice, false)],
             verdict: entry.verdict.in_map(),
-            opener: entry.opener,
+            opener,
             generation: self.generation,
             slots: [self.slot(key.low.ip), self.slot(key.high.ip)],
-            // 1: the host's stack opened it, so that answers climb it again.
-            via_stack: if entry.by_host { 2 } else { u32::from(self.configured && dice.once_in(2)) },
-            nat: entry.nat.map_or(Addr::UNSPECIFIED, |end| end.ip.into()),
+            nat_v4: entry.nat.map_or([0; 4], |end| end.ip.octets()),
             nat_port_be: entry.nat.map_or(0, |end| end.port).to_be_bytes(),
             ..Flow::default()
         };
@@ -279,7 +283,7 @@ impl World {
             match dice.below(3) {
                 0 => flow.generation = self.generation - 1,
                 1 => flow.slot_generations[dice.below(2)] = self.slots - 1,
-                _ => flow.slots[dice.below(2)] = u32::MAX,
+                _ => flow.slots[dice.below(2)] = u16::MAX,
             }
         }
         flow

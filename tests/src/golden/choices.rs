@@ -88,7 +88,7 @@ fn ask(datapath: &mut Datapath, every: u32) -> Result<BTreeSet<Ipv4Addr>> {
         datapath.program(Hook::FromWorkload)?.test_run(options).context("running the program")?;
         let flow = FlowKey::between((POD.into(), port), (SERVICE.into(), PORT), UDP);
         let flow = datapath.maps.flows.get(&flow)?.with_context(|| format!("nothing was chosen for port {port}"))?;
-        chosen.insert(flow.nat.v4().into());
+        chosen.insert(flow.nat_v4.into());
     }
     Ok(chosen)
 }
