@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result, anyhow};
 use futures::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
+use margay_loader::host::link::until_it_sends;
 use margay_maps::Mac;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
@@ -67,7 +68,7 @@ impl Netlink {
     pub fn open(namespace: &Namespace) -> Result<Self> {
         let name = namespace.name();
         let (runtime, handle) = namespace.run(|| {
-            let runtime = Builder::new_current_thread().enable_io().build()?;
+            let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
             let guard = runtime.enter();
             let (connection, handle, _) = rtnetlink::new_connection()?;
             runtime.spawn(connection);
@@ -138,6 +139,15 @@ impl Netlink {
     /// There is no such device, or the kernel refuses.
     pub fn up(&self, device: &str) -> Result<()> {
         self.change_link(device, LinkUnspec::new_with_name(device).up().build())
+    }
+
+    /// Waits until a device that is up sends what it is given; see [`until_it_sends`].
+    ///
+    /// # Errors
+    /// There is no such device, or its other end is down.
+    pub fn until_it_sends(&self, device: &str) -> Result<()> {
+        let ready = until_it_sends(&self.handle, self.index(device)?);
+        self.runtime.block_on(ready).with_context(|| format!("{device} in {}", self.namespace))
     }
 
     /// Sets a device down.

@@ -132,7 +132,8 @@ pub fn add_pod(lab: &LabName, name: &PodName, pod: &Pod) -> Result<()> {
         inside.up(DEVICE)?;
         inside.add_route(Ipv4Net::from(GATEWAY), None, DEVICE)?;
         inside.add_route(Ipv4Net::default(), Some(GATEWAY), DEVICE)?;
-        Netlink::open(&node)?.up(&host_side)
+        Netlink::open(&node)?.up(&host_side)?;
+        inside.until_it_sends(DEVICE)
     };
     wire().with_context(|| format!("wiring pod {name} on node {}", pod.node)).inspect_err(|_| {
         // So that it can be tried again; the error above is the one to report.

@@ -29,6 +29,8 @@ use rtnetlink::{
 };
 use tokio::runtime::{Builder, Runtime};
 
+use crate::host::link::until_it_sends;
+
 /// The gateway of every pod, as Calico has it. Nobody has the address: eBPF answers for it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
@@ -97,7 +99,7 @@ impl Netlink {
 }
 
 fn runtime() -> Result<Runtime> {
-    Builder::new_current_thread().enable_io().build().context("starting the runtime")
+    Builder::new_current_thread().enable_io().enable_time().build().context("starting the runtime")
 }
 
 /// A connection in the namespace of the calling thread.
@@ -158,7 +160,7 @@ impl Pair {
     }
 
     /// Gives both ends what they need and sets them up: the pod's side addresses, the route to the gateway and by it to
-    /// everywhere, and a loopback that is up. Returns the pod side's MAC.
+    /// everywhere, and a loopback that is up. From then on both send. Returns the pod side's MAC.
     ///
     /// # Errors
     /// The namespace or the pair is gone, or the kernel refused.
@@ -188,11 +190,16 @@ impl Pair {
                 host.up(*host_index, wire.mtu, None),
             )
         };
-        let (loopback, pod, addresses, routes, host) = host.runtime.block_on(all);
+        let (loopback, pods, addresses, routes, hosts) = host.runtime.block_on(all);
         loopback.context("setting lo up")?;
-        pod.with_context(|| format!("the pod's {name}"))?;
+        pods.with_context(|| format!("the pod's {name}"))?;
         addresses.into_iter().chain(routes).collect::<Result<()>>()?;
-        host.context("the host's side")?;
+        hosts.context("the host's side")?;
+        // Whichever came up first discards packets until the kernel has noticed the other one.
+        let both = async {
+            tokio::try_join!(until_it_sends(&host.handle, *host_index), until_it_sends(&pod.handle, *pod_index))
+        };
+        host.runtime.block_on(both).with_context(|| format!("waiting until the pod's {name} sends"))?;
         Ok(wire.mac.unwrap_or(*mac))
     }
 

@@ -3,6 +3,7 @@
 //! In: a plan's wishes. Out: a [`crate::plan::HostView`], repairs, and a signal when something changed. Never: a
 //! decision of its own, or a touch on a route, device or address that is not Margay's.
 
+pub mod link;
 pub mod nftables;
 mod observe;
 mod overlay;
@@ -36,6 +37,12 @@ pub enum HostError {
         doing: String,
         /// What the kernel said.
         source: rtnetlink::Error,
+    },
+    /// A device has been set up, and has no carrier.
+    #[error("the device with index {index} does not come up: its other end is down or gone")]
+    StaysDown {
+        /// Which.
+        index: u32,
     },
 }
 

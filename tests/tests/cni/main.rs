@@ -6,6 +6,7 @@ mod chain;
 mod figures;
 mod lost_del;
 mod node;
+mod sends_at_once;
 
 use std::time::Instant;
 

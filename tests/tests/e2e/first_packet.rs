@@ -109,8 +109,7 @@ fn a_pod_reaches_not_even_its_node_before_its_programs_are_there() {
         lab.start_agent("a", &find_binary()?)?;
         lab.wait_ready(READY)?;
         ensure!(send(&early)? == 10, "a pod that is in force now reaches its node");
-        // A veth whose other end has just come up sends nothing until the kernel's linkwatch has had its turn (net/core/link_watch.c).
-        eventually("everything reaches everything", IN_FORCE, || lab.everything_reaches_everything())?;
+        lab.everything_reaches_everything()?;
         lab.no_complaints()
     });
 }
