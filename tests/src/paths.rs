@@ -1,12 +1,7 @@
-//! What a packet may cost on the paths that count: look-ups and instructions, for the first packet of a flow and for each that follows.
+//! What a packet costs on the paths that count: look-ups and instructions, for the first packet of a flow and for each that follows.
 //!
-//! In: maps with the golden world in them. Out: a [`Found`] for each of the [`PATHS`], and a sentence for each figure that is over its
-//! budget, with both. Never: a time. The figures are those of the object's own code, counted by the [emulator](crate::emulate), so they
-//! are the same on every machine and kernel.
-//!
-//! Whoever needs more raises a figure here, in the same commit, and says why.
-
-use std::net::Ipv4Addr;
+//! In: maps with the golden world in them. Out: a [`Found`] for each path that has a budget ([`BUDGETS`]). Never: a time. The figures are
+//! those of the object's own code, counted by the [emulator](crate::emulate), so they are the same on every machine and kernel.
 
 use anyhow::{Context, Result, ensure};
 use aya::{TestRun as _, programs::TestRunOptions};
@@ -14,36 +9,15 @@ use margay_loader::datapath::Datapath;
 use margay_maps::Hook;
 
 use crate::{
+    budgets::{BUDGETS, Path},
     emulate::{Cost, Emulator},
     golden::{
         policies::{Allow, Peer, Policies},
         services,
         transport::{ACK, SYN, TCP, tcp},
-        world::{self, NEIGHBOUR, NODE, POD, REMOTE, WORLD},
+        world,
     },
 };
-
-/// What a packet may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Most {
-    /// Look-ups, in all maps together.
-    pub lookups: u32,
-    /// Instructions.
-    pub instructions: u32,
-}
-
-/// A path through the node.
-#[derive(Clone, Copy, Debug)]
-pub struct Path {
-    /// What it is, in words.
-    pub name: &'static str,
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    /// The first packet of a flow.
-    pub new: Most,
-    /// Each one that follows.
-    pub known: Most,
-}
 
 /// What a path costs.
 #[derive(Clone, Debug)]
@@ -56,25 +30,6 @@ pub struct Found {
     pub new: Cost,
     /// Each one that follows.
     pub known: Cost,
-}
-
-/// All of them, under policies at both ends that allow the flow. Look-ups are what there are; instructions have a twentieth to spare,
-/// because compilers differ.
-pub const PATHS: [Path; 6] = [
-    path("a pod to a pod of its node", POD, NEIGHBOUR, (28, 1_145), (7, 320)),
-    path("a pod to a pod of another node", POD, REMOTE, (28, 1_310), (8, 460)),
-    path("a pod to the world", POD, WORLD, (28, 1_055), (7, 275)),
-    path("a pod to a Service", POD, services::FAR, (35, 1_890), (12, 795)),
-    path("another node's pod to a pod here", REMOTE, POD, (25, 1_130), (8, 385)),
-    path("the node to a pod here", NODE, POD, (17, 740), (7, 232)),
-];
-
-/// For look-ups and instructions: of the first packet, and of each that follows.
-const fn path(name: &'static str, from: Ipv4Addr, to: Ipv4Addr, new: (u32, u32), known: (u32, u32)) -> Path {
-    const fn most((lookups, instructions): (u32, u32)) -> Most {
-        Most { lookups, instructions }
-    }
-    Path { name, from, to, new: most(new), known: most(known) }
 }
 
 /// Anybody by TCP, in and out.
@@ -90,15 +45,17 @@ pub fn measure(datapath: &mut Datapath) -> Result<Vec<Found>> {
     services::fill(&datapath.maps).context("filling the maps of Services")?;
     ALLOWED.put_in_force(&ALLOWED, &datapath.maps)?;
     let mut emulator = Emulator::new(&datapath.maps)?;
-    PATHS.iter().map(|path| path.measure(datapath, &mut emulator).context(path.name)).collect()
+    let paths = BUDGETS.iter().flat_map(|budget| budget.paths.iter().map(move |path| (budget.hook, path)));
+    paths.map(|(hook, path)| path.measure(hook, datapath, &mut emulator).context(path.name)).collect()
 }
 
 // === impl Path ===
 
 impl Path {
-    fn measure(&self, datapath: &mut Datapath, emulator: &mut Emulator) -> Result<Found> {
-        let (_, new) = self.packet(SYN, datapath, emulator)?;
-        let (hook, known) = self.packet(ACK, datapath, emulator)?;
+    fn measure(&self, hook: Hook, datapath: &mut Datapath, emulator: &mut Emulator) -> Result<Found> {
+        let (meets, new) = self.packet(SYN, datapath, emulator)?;
+        let (_, known) = self.packet(ACK, datapath, emulator)?;
+        ensure!(meets == hook, "its packets meet {meets}, and it stands with {hook}");
         Ok(Found { path: *self, hook, new, known })
     }
 
@@ -113,20 +70,4 @@ impl Path {
         ensure!(verdict == kernels, "the kernel's verdict is {kernels}, the emulator's {verdict}");
         Ok((hook, cost))
     }
-}
-
-/// What is over its budget.
-pub fn over(found: &[Found]) -> Vec<String> {
-    let mut over = Vec::new();
-    for Found { path, new, known, .. } in found {
-        for (which, cost, most) in [("the first packet", new, path.new), ("each that follows", known, path.known)] {
-            let lookups = (cost.lookups_in_all(), most.lookups, "look-ups");
-            for (is, may, what) in [lookups, (cost.instructions, most.instructions, "instructions")] {
-                if is > may {
-                    over.push(format!("{}, {which}: {is} {what}, and the budget is {may}", path.name));
-                }
-            }
-        }
-    }
-    over
 }

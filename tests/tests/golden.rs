@@ -42,6 +42,6 @@ fn every_path_keeps_within_its_budget() {
             println!("  {which}: {instructions} instructions, {lookups} look-ups: {:?}", cost.lookups);
         }
     }
-    let over = paths::over(&found);
+    let over = budgets::paths_over(&found);
     assert!(over.is_empty(), "{}", over.join("\n"));
 }
