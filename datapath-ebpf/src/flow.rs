@@ -1,7 +1,7 @@
 //! The flow table: one look-up for an established flow. The first packet of a flow, and of each generation of it, goes on in
 //! [`crate::open`].
 //!
-//! In: a packet's [`Tuple`] and where it came in. Out: its half of the flow, which says how it goes on, or the reason to drop it.
+//! In: a packet's [`Tuple`] and where it came in. Out: its [`Course`], or the reason to drop it.
 //! Never: a change to the packet.
 //!
 //! Entries are written as a whole, from a scratch area of this CPU, and never changed in place except for counters,
@@ -21,7 +21,7 @@ use crate::{
     words::same,
 };
 
-/// Why there is no half.
+/// Why there is no course.
 pub enum Refusal {
     /// Drop it.
     Drop(DropReason),

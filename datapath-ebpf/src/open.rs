@@ -88,9 +88,11 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
     };
     // SAFETY: this CPU's own elements; programs of one CPU do not run within each other at these hooks.
     let (tuple, new) = unsafe { (&mut *tuple, &mut *scratch) };
+    clear(new);
+    // Before anything that it stands for: what is read of an old state must not pass for the new one's.
+    new.generation = config().map_or(0, |config| config.generation);
     tuple.look_up_ends();
     let tuple = &*tuple;
-    clear(new);
     // SAFETY: as in `look_up`.
     let known = || FLOWS.get_ptr(&tuple.key).map(|flow| unsafe { &*flow });
     let known = if tuple.has(Tuple::ABSENT) { None } else { known() };
@@ -102,7 +104,6 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
         FINE => {}
         refused => return Err(Refusal::Drop(reason(refused))),
     }
-    new.generation = config().map_or(0, |config| config.generation);
     new.opened = clock();
     new.opener = Opener::of_half(tuple.half);
     new.opener.bits |= match arrival {

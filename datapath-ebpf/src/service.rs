@@ -46,6 +46,8 @@ pub struct Choice {
     client: AffinityKey,
     /// What is remembered of it.
     affinity: Affinity,
+    /// The generation of Services that the choice was made under.
+    generation: u32,
 }
 
 /// Leads the packet in [`TUPLE`] to a backend, if it is for a Service. `ifindex`: where it came in. `known`: not zero if there is an entry
@@ -99,6 +101,8 @@ fn choose(tuple: &mut Tuple, choice: &mut Choice, ifindex: u32, known: bool) -> 
     (choice.client.client, choice.client.service.addr) = tuple.ends();
     choice.client.service.port_be = tuple.ends_ports().1;
     choice.client.service.protocol = tuple.key.protocol;
+    // Before the Service, so that a choice among old backends does not pass for one among new ones.
+    choice.generation = config().map_or(0, |config| config.service_generation);
     // SAFETY: its fields are read once each. Between an old and a new value, whatever is read of either is the Service's.
     let service = unsafe { SERVICES.get(&choice.client.service) };
     // Nearly every flow is none to a Service, and a stranger's packet leaves no trace: it is refused as any other.
@@ -201,7 +205,7 @@ fn write_down(tuple: &Tuple, choice: &Choice) -> u32 {
     new.verdict = FlowVerdict::Translated;
     new.opener = Opener::of_half(tuple.half);
     new.opened = clock();
-    new.generation = config().map_or(0, |config| config.service_generation);
+    new.generation = choice.generation;
     new.nat_v4 = choice.member.backend.addr.v4();
     new.nat_port_be = choice.member.backend.port_be;
     if FLOWS.insert(&tuple.key, new, 0).is_ok() { TRANSLATED } else { TABLE_FULL }

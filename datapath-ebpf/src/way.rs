@@ -119,7 +119,8 @@ fn lead_to_pod(half: &mut Half, local: &Endpoint) {
     put_mac(&mut half.mac.bytes, &local.mac);
 }
 
-/// To a pod of another node. One end of a flow that the programs lead is a pod here, so the other half goes to no node.
+/// To a pod of another node. One end of a flow that the programs lead is a pod here, so the other half goes to no node; a way that is left
+/// of an older state must not keep this one's next hop.
 #[inline(always)]
 pub fn lead_to_node(new: &mut Flow, half: u32, remote: &Route) {
     new.next_hop_v4 = if remote.next_hop.is_v4() { remote.next_hop.v4() } else { [0; 4] };

@@ -124,7 +124,7 @@ crate::contract! {
         /// When its last packet came, in seconds of `clock`.
         pub last_seen: u32,
         /// [`Way::Node`]: the node's address, the outer destination, network byte order. Of a half that comes in by the overlay: the
-        /// node that sends it. Zero otherwise.
+        /// node that sends it. Otherwise without meaning.
         pub node_v4: [u8; 4],
         /// [`Way::Pod`]: the pod's MAC. [`Way::Node`]: that of the node's overlay device. Zero otherwise.
         pub mac: Mac,

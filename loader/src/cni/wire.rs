@@ -196,10 +196,11 @@ impl Pair {
         addresses.into_iter().chain(routes).collect::<Result<()>>()?;
         hosts.context("the host's side")?;
         // Whichever came up first discards packets until the kernel has noticed the other one.
-        let both = async {
-            tokio::try_join!(until_it_sends(&host.handle, *host_index), until_it_sends(&pod.handle, *pod_index))
-        };
-        host.runtime.block_on(both).with_context(|| format!("waiting until the pod's {name} sends"))?;
+        let both =
+            async { tokio::join!(until_it_sends(&host.handle, *host_index), until_it_sends(&pod.handle, *pod_index)) };
+        let (hosts, pods) = host.runtime.block_on(both);
+        hosts.with_context(|| format!("waiting until the host's side of the pod's {name} sends"))?;
+        pods.with_context(|| format!("waiting until the pod's {name} sends"))?;
         Ok(wire.mac.unwrap_or(*mac))
     }
 

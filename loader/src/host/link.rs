@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::HostError;
 
 /// How long to wait: a machine whose interfaces change all the time keeps the kernel's lock for some ten milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long until the next question.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -34,7 +34,7 @@ pub async fn until_it_sends(handle: &Handle, index: u32) -> Result<(), HostError
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(HostError::StaysDown { index });
+            return Err(HostError::StaysDown);
         }
         sleep(PAUSE).await;
     }

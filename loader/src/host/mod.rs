@@ -38,12 +38,12 @@ pub enum HostError {
         /// What the kernel said.
         source: rtnetlink::Error,
     },
-    /// A device has been set up, and has no carrier.
-    #[error("the device with index {index} does not come up: its other end is down or gone")]
-    StaysDown {
-        /// Which.
-        index: u32,
-    },
+    /// A device has been set up, and is not up in the kernel's eyes.
+    #[error(
+        "the device has not come up within {} s: its other end is down or gone, or the kernel is busy with other interfaces; try again",
+        link::PATIENCE.as_secs()
+    )]
+    StaysDown,
 }
 
 // === impl HostError ===

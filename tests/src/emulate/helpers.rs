@@ -38,6 +38,7 @@ impl Machine<'_> {
         match helper {
             MAP_LOOKUP_ELEM => {
                 let name = self.maps.name(r1)?.to_owned();
+                self.cost.sequence.push(name.clone());
                 *self.cost.lookups.entry(name).or_default() += 1;
                 self.maps.look_up(r1, r2, self.memory)
             }

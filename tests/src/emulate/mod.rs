@@ -26,6 +26,8 @@ pub struct Cost {
     pub instructions: u32,
     /// Look-ups, by map.
     pub lookups: BTreeMap<String, u32>,
+    /// The maps that were looked into, in order.
+    pub sequence: Vec<String>,
     /// Writes of entries, by map.
     pub updates: BTreeMap<String, u32>,
 }

@@ -13,6 +13,7 @@ pub mod packet;
 pub mod policies;
 pub mod services;
 pub mod transport;
+mod ways;
 pub mod world;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -84,6 +85,8 @@ pub fn run(datapath: &mut Datapath) -> Result<Vec<CaseResult>> {
         error,
     });
     services::fill(&datapath.maps).context("filling the maps of Services")?;
+    let error = ways::check(datapath).err();
+    results.push(CaseResult { name: "a flow to another node names the neighbour", hook: Hook::FromWorkload, error });
     let mut listener = Listener::new(datapath)?;
     for case in cases() {
         let error = run_case(datapath, &mut listener, &case).err();

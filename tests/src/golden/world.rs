@@ -11,6 +11,8 @@ use margay_maps::{
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// The other node.
 pub const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+/// The router by which the other node is reached.
+pub const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 254);
 /// A machine that is no node of the cluster.
 pub const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 66);
 /// The pod that sends: BPF_PROG_TEST_RUN takes the loopback device, index 1, for the packet's interface.
@@ -79,7 +81,7 @@ pub fn fill(maps: &Maps, features: Features) -> Result<()> {
         kind: RouteKind::Remote,
         ifindex: 1,
         node: OTHER_NODE.into(),
-        next_hop: OTHER_NODE.into(),
+        next_hop: NEXT_HOP.into(),
         mac: OTHER_OVERLAY_MAC,
         pad: [0; 2],
     };
