@@ -82,7 +82,7 @@ pub extern "C" fn tell_flow() -> u32 {
     }
     let Some(mut entry) = reserve() else { return 0 };
     let event = begin(&mut entry, now, EventKind::Flow);
-    let half = if flow.opener.half() == 0 { &flow.halves[0] } else { &flow.halves[1] };
+    let half = flow.half(flow.opener.half());
     event.ifindex = half.ifindex_in;
     event.verdict = flow.verdict;
     event.way = half.way;

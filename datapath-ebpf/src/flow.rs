@@ -45,7 +45,7 @@ pub struct Course {
 impl Course {
     #[inline(always)]
     fn new(flow: &'static Flow, half: u32) -> Self {
-        Self { flow, half: if half == 0 { &flow.halves[0] } else { &flow.halves[1] } }
+        Self { flow, half: flow.half(half) }
     }
 }
 
@@ -115,7 +115,7 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
         if flow.opener.half() != tuple.half {
             return Found::Nothing;
         }
-        count(half_mut(flow, tuple.half), bytes, tuple.tcp_flags as u8);
+        count(flow.half_mut(tuple.half), bytes, tuple.tcp_flags as u8);
         return Found::Backend(flow);
     }
     if !is_current(flow) {
@@ -124,7 +124,7 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
     let is_opener = flow.opener.half() == tuple.half;
     if verdict != FlowVerdict::Allowed {
         if is_opener && arrival != Arrival::Host && verdict != FlowVerdict::Unknown {
-            let half = half_mut(flow, tuple.half);
+            let half = flow.half_mut(tuple.half);
             // Whoever is no node has no part in what is remembered; that the last one was a node is.
             if arrival.is_overlay() && !same(half.node_v4, tuple.sender) && !is_node(&Addr::from_v4(tuple.sender)) {
                 return Found::Nothing;
@@ -142,7 +142,7 @@ fn look_up(tuple: &mut Tuple, arrival: Arrival, bytes: u32) -> Found {
         return Found::Nothing;
     }
     let (nat, nat_port_be) = (flow.nat_v4, flow.nat_port_be);
-    let half = half_mut(flow, tuple.half);
+    let half = flow.half_mut(tuple.half);
     let is_on_its_way = half.way != Way::Unknown
         && half.ifindex_in == arrival.ifindex_in()
         && (!arrival.is_overlay() || same(half.node_v4, tuple.sender));
@@ -201,12 +201,6 @@ fn is_known_as(flow: &Flow, tuple: &Tuple) -> bool {
 #[inline(always)]
 pub fn is_closed(flow: &Flow) -> bool {
     (flow.halves[0].tcp_flags | flow.halves[1].tcp_flags) & (FIN | RST) != 0
-}
-
-/// One of its halves.
-#[inline(always)]
-pub fn half_mut(flow: &mut Flow, half: u32) -> &mut Half {
-    if half == 0 { &mut flow.halves[0] } else { &mut flow.halves[1] }
 }
 
 /// Whether a policy has denied it.

@@ -5,9 +5,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use margay_maps::{
-    Addr, Affinity, AffinityKey, Backend, BackendKey, Clock, Config, Counter, Endpoint, EndpointKind, Enforcement,
-    Event, EventCounts, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Id, Member, Node, Readers, Route, RouteKind,
-    Rule, RuleKey, Service, ServiceKey, TRAFFIC_SLOTS,
+    Addr, Affinity, AffinityKey, Backend, BackendKey, Clock, Config, Counter, Endpoint, Enforcement, Event,
+    EventCounts, Flow, FlowKey, FlowVerdict, Fragment, FragmentKey, Id, Member, Node, Readers, Route, RouteKind, Rule,
+    RuleKey, Service, ServiceKey, TRAFFIC_SLOTS,
     config::CONFIG_SLOTS,
     drops::DROP_SLOTS,
     layout::{
@@ -162,7 +162,7 @@ pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
 /// Whether the address belongs to the pod behind the interface.
 #[inline(always)]
 pub fn is_own(addr: &Addr, ifindex: u32) -> bool {
-    matches!(endpoint(addr), Some(e) if e.kind == EndpointKind::Workload && e.ifindex == ifindex)
+    endpoint(addr).is_some_and(|local| local.is_behind(ifindex))
 }
 
 /// Which node has the address.

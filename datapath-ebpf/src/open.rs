@@ -7,20 +7,20 @@
 //! for every state that a program can reach it in, and has a stack of its own.
 
 use margay_maps::{
-    Addr, DropReason, Flow, FlowVerdict, Half, Opener, Way,
+    Addr, DropReason, Flow, FlowVerdict, Opener, Way,
     protocol::{SCTP, TCP},
 };
 
 use crate::{
     arrival::Arrival,
     events,
-    flow::{Refusal, count, denial, half_mut, is_closed, is_current, is_denial},
+    flow::{Refusal, count, denial, is_closed, is_current, is_denial},
     ipv4::is_forwardable,
     judge::{Opening, judge},
     lookup::{FLOWS, SCRATCH, TUPLE, clock, config, is_of_own_block},
     tuple::{Party, Tuple},
     way::{expect_answer, find_way, lead_to_node, way_back},
-    words::same,
+    words::{copy, same},
 };
 
 /// From here on Linux chooses clients' ports (net/ipv4/af_inet.c, `ip_local_port_range`).
@@ -161,7 +161,7 @@ fn try_open(arrival: Arrival, bytes: u32) -> Result<(), Refusal> {
         }
     }
     if new.verdict == FlowVerdict::Allowed {
-        count(half_mut(new, tuple.half), bytes, tuple.tcp_flags as u8);
+        count(new.half_mut(tuple.half), bytes, tuple.tcp_flags as u8);
     }
     store(tuple, new, others)?;
     if is_new && !tuple.has(Tuple::STATELESS) {
@@ -261,12 +261,12 @@ pub extern "C" fn judge_flow() -> u32 {
 #[inline(always)]
 fn come_in(new: &mut Flow, tuple: &Tuple, arrival: Arrival) {
     let sender = if arrival.is_overlay() { tuple.sender } else { [0; 4] };
-    let half = half_mut(new, tuple.half);
+    let half = new.half_mut(tuple.half);
     let moved = half.ifindex_in != arrival.ifindex_in() || !same(half.node_v4, sender);
     half.ifindex_in = arrival.ifindex_in();
     half.node_v4 = sender;
     if moved && new.opener.half() == tuple.half {
-        half_mut(new, tuple.half ^ 1).way = Way::Unknown;
+        new.half_mut(tuple.half ^ 1).way = Way::Unknown;
     }
 }
 
@@ -297,7 +297,7 @@ fn keep(new: &mut Flow, known: &Flow) -> bool {
 /// Takes over what has been counted of the flow, and its ways if they still hold.
 #[inline(always)]
 fn take_over(new: &mut Flow, known: &Flow, same_ways: bool) {
-    copy(&mut new.halves, &known.halves);
+    copy::<u64, _>(&mut new.halves, &known.halves);
     if same_ways {
         new.next_hop_v4 = known.next_hop_v4;
     } else {
@@ -336,16 +336,4 @@ pub fn clear(flow: &mut Flow) {
     }
 }
 
-/// Both halves, word by word.
-#[inline(always)]
-fn copy(to: &mut [Half; 2], from: &[Half; 2]) {
-    const WORDS: usize = size_of::<[Half; 2]>() / 8;
-    let (to, from): (*mut u64, *const u64) = ((to as *mut [Half; 2]).cast(), (from as *const [Half; 2]).cast());
-    for i in 0..WORDS {
-        // SAFETY: as in `clear`; both are as long.
-        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
-    }
-}
-
-const _: () =
-    assert!(align_of::<Flow>() == 8 && size_of::<Flow>().is_multiple_of(8) && size_of::<Half>().is_multiple_of(8));
+const _: () = assert!(align_of::<Flow>() == 8 && size_of::<Flow>().is_multiple_of(8));

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use margay_maps::{
-    Addr, DropReason, Endpoint, EndpointKind, FlowKey, Fragment, FragmentKey,
+    Addr, DropReason, Endpoint, FlowKey, Fragment, FragmentKey,
     protocol::{
         ICMP, SCTP, TCP, UDP,
         tcp::{ACK, SYN},
@@ -20,7 +20,7 @@ use crate::{
     ipv4::Ipv4,
     lookup::{TUPLE, endpoint, fragment, is_allowed, remember_fragment},
     packet::Packet,
-    words::{copy_endpoint, same},
+    words::{copy, same},
 };
 
 /// Echo reply and echo request (RFC 792).
@@ -119,7 +119,7 @@ impl Party {
     /// Whether it is the pod behind the interface.
     #[inline(always)]
     pub fn is_behind(&self, ifindex: u32) -> bool {
-        matches!(self.local(), Some(e) if e.kind == EndpointKind::Workload && e.ifindex == ifindex)
+        self.local().is_some_and(|local| local.is_behind(ifindex))
     }
 
     #[inline(always)]
@@ -128,7 +128,7 @@ impl Party {
         self.is_local = 0;
         if let Some(local) = endpoint(&self.addr) {
             self.is_local = 1;
-            copy_endpoint(&mut self.endpoint, local);
+            copy::<u32, _>(&mut self.endpoint, local);
         }
     }
 }

@@ -7,7 +7,7 @@ use margay_maps::{Addr, Config, DropReason, Endpoint, EndpointKind, Flow, Half, 
 
 use crate::{
     arrival::Arrival,
-    flow::{Refusal, half_mut},
+    flow::Refusal,
     ipv4::is_forwardable,
     lookup::{config, is_node, route},
     packet::put_mac,
@@ -19,7 +19,7 @@ use crate::{
 /// has translated it on its way (a node port's packet that kube-proxy leads on under the pod's own address) and must see the answer.
 #[inline(always)]
 pub fn way_back(new: &Flow, tuple: &Tuple, to: &Party, arrival: Arrival) -> Option<&'static Route> {
-    let question = if tuple.half == 0 { &new.halves[1] } else { &new.halves[0] };
+    let question = new.half(tuple.half ^ 1);
     let is_answer = matches!(arrival, Arrival::Workload(_)) && new.opener.half() != tuple.half;
     if !is_answer || question.ifindex_in != Half::OVERLAY || !is_node(&Addr::from_v4(question.node_v4)) {
         return None;
@@ -40,7 +40,7 @@ pub fn way_back(new: &Flow, tuple: &Tuple, to: &Party, arrival: Arrival) -> Opti
 /// Where the packet, and with it its half of the flow, goes.
 #[inline(always)]
 pub fn find_way(new: &mut Flow, tuple: &Tuple, dst: &Party, arrival: Arrival, via_stack: bool) -> Result<(), Refusal> {
-    let half = half_mut(new, tuple.half);
+    let half = new.half_mut(tuple.half);
     half.way = Way::Host;
     let drop = |reason| Err(Refusal::Drop(reason));
     if let Some(local) = dst.local() {
@@ -108,7 +108,7 @@ pub fn expect_answer(new: &mut Flow, half: u32, src: &Party, arrival: Arrival) {
         }
         Arrival::Stack | Arrival::Host => return,
     }
-    half_mut(new, half ^ 1).ifindex_in = ifindex_in;
+    new.half_mut(half ^ 1).ifindex_in = ifindex_in;
 }
 
 /// To a pod here.
@@ -124,11 +124,11 @@ fn lead_to_pod(half: &mut Half, local: &Endpoint) {
 #[inline(always)]
 pub fn lead_to_node(new: &mut Flow, half: u32, remote: &Route) {
     new.next_hop_v4 = if remote.next_hop.is_v4() { remote.next_hop.v4() } else { [0; 4] };
-    let other = half_mut(new, half ^ 1);
+    let other = new.half_mut(half ^ 1);
     if other.way == Way::Node {
         other.way = Way::Unknown;
     }
-    let half = half_mut(new, half);
+    let half = new.half_mut(half);
     half.way = Way::Node;
     half.ifindex = remote.ifindex;
     half.node_v4 = remote.node.v4();

@@ -1,6 +1,6 @@
-//! Four bytes at once: the compiler would make loops over bytes, and call them.
+//! Words at once: the compiler would make loops over bytes, and call them.
 
-use margay_maps::Endpoint;
+use zerocopy::IntoBytes;
 
 /// Four bytes as a word of memory.
 #[inline(always)]
@@ -14,12 +14,13 @@ pub fn same(a: [u8; 4], b: [u8; 4]) -> bool {
     word(a) == word(b)
 }
 
-/// Copies what a map says of an address.
+/// Copies `T`, which is whole words of type `W`, word by word.
 #[inline(always)]
-pub fn copy_endpoint(to: &mut Endpoint, from: &Endpoint) {
-    let (to, from): (*mut u32, *const u32) = ((to as *mut Endpoint).cast(), (from as *const Endpoint).cast());
-    for i in 0..size_of::<Endpoint>() / 4 {
-        // SAFETY: within both, whose alignment is a word's of four bytes, and size a multiple of it.
+pub fn copy<W: Copy, T: IntoBytes + Copy>(to: &mut T, from: &T) {
+    const { assert!(align_of::<T>() >= align_of::<W>() && size_of::<T>().is_multiple_of(size_of::<W>())) };
+    let (to, from): (*mut W, *const W) = ((to as *mut T).cast(), (from as *const T).cast());
+    for i in 0..size_of::<T>() / size_of::<W>() {
+        // SAFETY: within both, aligned as asserted; without padding (`IntoBytes`), and the copy of a valid `T` is one.
         unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
 }

@@ -38,4 +38,14 @@ crate::contract! {
     }
 }
 
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Whether it is the pod behind the interface.
+    #[inline(always)]
+    pub const fn is_behind(&self, ifindex: u32) -> bool {
+        matches!(self.kind, EndpointKind::Workload) && self.ifindex == ifindex
+    }
+}
+
 const _: () = assert!(size_of::<Endpoint>() == 20);

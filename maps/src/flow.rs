@@ -217,6 +217,24 @@ crate::contract! {
     }
 }
 
+// === impl Flow ===
+
+impl Flow {
+    /// The half from the lower end to the higher (0), or back.
+    #[inline(always)]
+    pub const fn half(&self, half: u32) -> &Half {
+        let [there, back] = &self.halves;
+        if half == 0 { there } else { back }
+    }
+
+    /// Likewise.
+    #[inline(always)]
+    pub const fn half_mut(&mut self, half: u32) -> &mut Half {
+        let [there, back] = &mut self.halves;
+        if half == 0 { there } else { back }
+    }
+}
+
 crate::contract! {
     /// The key of `fragments`: all fragments of one packet have it (RFC 791, section 3.2).
     #[repr(C)]

@@ -100,9 +100,9 @@ impl FlowRow {
 }
 
 fn row(key: &FlowKey, flow: &Flow, now: u32, name: impl Fn(Addr) -> Option<String>) -> FlowRow {
-    let [from, to] = key.ends(flow.opener.half());
-    let [low, high] = flow.halves;
-    let (there, back) = if flow.opener.half() == 0 { (low, high) } else { (high, low) };
+    let opener = flow.opener.half();
+    let [from, to] = key.ends(opener);
+    let (there, back) = (flow.half(opener), flow.half(opener ^ 1));
     FlowRow {
         protocol: protocol_name(key.protocol).into_owned(),
         from: from.0.into(),

@@ -145,10 +145,8 @@ fn entrance(
 }
 
 fn judged(key: &FlowKey, flow: &Flow) -> Judged {
-    let (to, port, half) = match flow.opener.half() {
-        0 => (key.high(), key.high_port(), flow.halves[0]),
-        _ => (key.low(), key.low_port(), flow.halves[1]),
-    };
+    let opener = flow.opener.half();
+    let ([_, (to, port)], half) = (key.ends(opener), flow.half(opener));
     let of_node = |v4: [u8; 4]| (half.way == Way::Node && v4 != [0; 4]).then(|| v4.into());
     Judged {
         to: to.into(),
@@ -169,10 +167,7 @@ fn live_flows(live: &Maps, opening: Opening) -> Result<[usize; 2]> {
     loop {
         let batch = live.flows.batch(from, BATCH)?;
         for (key, flow) in &batch.entries {
-            let (src, dst, port) = match flow.opener.half() {
-                0 => (key.low(), key.high(), key.high_port()),
-                _ => (key.high(), key.low(), key.low_port()),
-            };
+            let [(src, _), (dst, port)] = key.ends(flow.opener.half());
             if flow.verdict == FlowVerdict::Translated {
                 continue;
             }

@@ -39,7 +39,7 @@ fn leads_there(datapath: &mut Datapath) -> Result<()> {
     datapath.program(Hook::FromWorkload)?.test_run(options).context("running the program")?;
     let key = FlowKey::between((POD.into(), PORTS[0]), (REMOTE.into(), PORTS[1]), UDP);
     let flow = datapath.maps.flows.get(&key)?.context("there is no flow")?;
-    let half = flow.halves[flow.opener.half() as usize];
+    let half = flow.half(flow.opener.half());
     let found = (half.way, half.node_v4, flow.next_hop_v4);
     ensure!(found == (Way::Node, OTHER_NODE.octets(), NEXT_HOP.octets()), "{found:?}");
     Ok(())
